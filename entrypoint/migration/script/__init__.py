@@ -1,1 +1,1 @@
-"""One migration file's text: its name, its statements, what it says about itself. Needs no database."""
+"""A migration file as text: its name, its statements, its directives. Needs no database."""

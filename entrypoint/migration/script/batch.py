@@ -1,4 +1,4 @@
-"""What a file says about running in batches, and its statement with a batch's keys in it. Pure functions."""
+"""Running in batches: the directives of a file, and its statement with the keys of a batch. Pure functions."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ EXAMPLES = {
 }
 
 DEFAULT_TARGET = 0.5
-"""How long a batch is to take, in seconds: one of a second cost writers 1.8 s at worst."""
+"""How long a batch should take, in seconds: batches of one second delayed writers by up to 1.8 s."""
 DEFAULT_LOCK_TIMEOUT = 0.5
-"""Seconds: with five, the application's transactions deadlocked with a batch again and again."""
+"""In seconds: with five, the application's transactions kept deadlocking with a batch."""
 
 _FROM, _TO = "from", "to"
 _VERBS = ("INSERT", "UPDATE", "DELETE", "MERGE", "WITH")
@@ -52,7 +52,7 @@ _VALUE = re.compile(
     rf"((?:{NAME}\s*\.\s*)?{NAME})\s*\(\s*({NAME}(?:\s*,\s*{NAME})*)\s*\)\s*by\s+([0-9]+)", re.IGNORECASE
 )
 _SIZE = re.compile(r"([0-9]+)\s*([A-Za-z]*)", re.ASCII)
-# What ends the assignments of an UPDATE, or of a MERGE or an INSERT that updates.
+# These words end the assignments of an UPDATE, or of a MERGE or an INSERT that updates.
 _AFTER_SET = ("FROM", "WHERE", "RETURNING", "WHEN")
 
 
@@ -62,29 +62,29 @@ class Batch(NamedTuple):
     table: str
     """As the file writes it."""
     columns: tuple[str, ...]
-    """The key, as the catalogue has the names."""
+    """The key's columns, as the catalog names them."""
     size: int
     """How many keys the first batch has."""
     target: float = DEFAULT_TARGET
-    """How long a batch is to take."""
+    """How long a batch should take."""
     fixed: bool = False
-    """Whether all batches are of that size."""
+    """Whether every batch has that size."""
     passes: int = 1
-    """How often it goes through the table."""
+    """How often to go through the table."""
     pause: float = 0.0
-    """Between two batches."""
+    """How long to wait between two batches."""
     max_replica_lag: int | None = None
     """How many bytes a standby may be behind when a batch begins."""
 
     @property
     def spelt(self) -> str:
-        """What it goes through and how, as one clause."""
+        """The table, its key and the batch size, as one clause."""
         size = f"{self.size} at a time" if self.fixed else f"{self.size} at a time at first"
         return f"batches by {self.table} ({', '.join(self.columns)}), {size}"
 
 
 class Placeholder(NamedTuple):
-    """A `:from` or `:to` of the statement, and where it is in the file."""
+    """A `:from` or `:to` in the statement, and its place in the file."""
 
     start: int
     end: int
@@ -93,14 +93,14 @@ class Placeholder(NamedTuple):
 
 
 class Filled(NamedTuple):
-    """The statement with the keys of one batch."""
+    """The statement with the keys of one batch filled in."""
 
     sql: str
     pieces: tuple[tuple[int, int, int], ...]
-    """Where each piece begins in `sql` and in the file, and its length there."""
+    """Where each piece begins in `sql` and in the file, and its length in the file."""
 
     def origin(self, position: int) -> int:
-        """Return the place in the file of a character of `sql`."""
+        """Return the place in the file that a character of `sql` comes from."""
         start, place, length = next(piece for piece in reversed(self.pieces) if piece[0] <= position)
         return place + min(position - start, length)
 
@@ -109,7 +109,7 @@ class Filled(NamedTuple):
 
 
 def parse_batch(value: str) -> tuple[Batch | None, str]:
-    """Return what stands behind `batch =`, or what is wrong with it."""
+    """Parse the value of `batch =`; return the batch, or what is wrong with the value."""
     shown = f"{BATCH} = {value}"
     found = _VALUE.fullmatch(value)
     if found is None:
@@ -127,7 +127,7 @@ def parse_batch(value: str) -> tuple[Batch | None, str]:
 
 
 def parse_passes(value: str) -> tuple[int, str]:
-    """Return how often to go through the table, or what is wrong with that."""
+    """Parse the value of `passes =`; return the number, and what is wrong with it or an empty string."""
     found = _number(value, _MOST_PASSES)
     if found is None:
         return 0, f"{PASSES} = {value} is not a whole number from 1 to {_MOST_PASSES}, like {EXAMPLES[PASSES]}"
@@ -135,7 +135,7 @@ def parse_passes(value: str) -> tuple[int, str]:
 
 
 def parse_lag(value: str) -> tuple[int, str]:
-    """Return a number of bytes, or what is wrong with it."""
+    """Parse the value of `max-replica-lag =`; return the number of bytes, and what is wrong or an empty string."""
     shown = f"{MAX_REPLICA_LAG} = {value}"
     found = _SIZE.fullmatch(value)
     if found is None or (found[2] and found[2] not in _BYTES):
@@ -154,11 +154,11 @@ PARSERS: dict[str, Callable[[str], tuple[Any, str]]] = {
     PASSES: parse_passes,
     MAX_REPLICA_LAG: parse_lag,
 }
-"""What reads the value of a directive that is no time; each returns also what is wrong with it."""
+"""For each directive whose value is not a duration: the function that parses it, and says what is wrong with it."""
 
 
-def put_together(said: Mapping[str, Any]) -> Batch | None:
-    """Return what a file says about its batches, from the values of its directives; None if it has none."""
+def batch_of(said: Mapping[str, Any]) -> Batch | None:
+    """Return how a file runs in batches, from the values of its directives; None if it does not."""
     found: Batch | None = said.get(BATCH)
     return found and found._replace(
         target=said.get(TARGET, found.target),
@@ -170,13 +170,13 @@ def put_together(said: Mapping[str, Any]) -> Batch | None:
 
 
 def spell_bytes(number: int) -> str:
-    """Return a number of bytes as one would write it: 67108864 is `64MB`."""
+    """Return a number of bytes in its largest whole unit: 67108864 is `64MB`."""
     unit = next(unit for unit, size in reversed(_BYTES.items()) if number % size == 0)
     return f"{number // _BYTES[unit]}{unit}"
 
 
 def _number(digits: str, most: int) -> int | None:
-    """Return a number from 1 to `most`; None for what is none. A long one may be too long to be converted."""
+    """Return a number from 1 to `most`, or None. The length is checked first: Python refuses to convert long ones."""
     if not (digits.isascii() and digits.isdecimal()) or len(digits.lstrip("0")) > len(str(most)):
         return None
     number = int(digits)
@@ -187,12 +187,12 @@ def _number(digits: str, most: int) -> int | None:
 
 
 class Changes(NamedTuple):
-    """What a statement may do to tables; names as the catalogue has them, without schemas."""
+    """What a statement may do to tables; names as in the catalog, without schemas."""
 
     assigned: tuple[tuple[str, str], ...]
-    """A table and a column of it that is set."""
+    """Each column that it sets, after the name of its table."""
     inserted: tuple[str, ...]
-    """Tables that get new rows."""
+    """The tables that it inserts rows into."""
 
 
 def changes(text: str, statement: Statement) -> Changes:
@@ -207,7 +207,7 @@ def changes(text: str, statement: Statement) -> Changes:
 def examine(
     text: str, statements: Sequence[Statement], batch: Batch
 ) -> tuple[tuple[Placeholder, ...], tuple[ScriptFault, ...]]:
-    """Return the placeholders of a file that runs in batches, and what is wrong with it."""
+    """Return the placeholders of a file that runs in batches, and its faults."""
     if len(statements) != 1 or statements[0].words[0] not in _VERBS:
         place = statements[1 if len(statements) > 1 and statements[0].words[0] in _VERBS else 0] if statements else None
         start, line = (place.start, place.line) if place else (0, 1)
@@ -245,34 +245,34 @@ def examine(
             statement.start,
             f"the statement has no {' and no '.join(missing)}, so {each}: write WHERE {key} BETWEEN :from AND :to",
         )
-    for offset in _turned_round(tokens):
+    for offset in _negated(tokens):
         fault(offset, f"each batch would change all rows but its own: write {key} BETWEEN :from AND :to")
     if words[0] == "INSERT" and not {"SELECT", "TABLE"} & set(words):
         fault(statement.start, "this INSERT reads from no table: only INSERT ... SELECT can run in batches")
     if words[0] == "WITH" and not set(_CHANGING) & set(words):
         fault(statement.start, "this WITH changes nothing: it needs an INSERT, UPDATE, DELETE or MERGE")
     left_out = () if missing else _left_out(tokens, batch, key)
-    for offset, message in (*left_out, *_moving(tokens, batch)):
+    for offset, message in (*left_out, *_moved_ahead(tokens, batch)):
         fault(offset, message)
     return tuple(found), tuple(sorted(faults))
 
 
-def as_the_parser_knows_it(text: str, placeholders: Sequence[Placeholder]) -> str:
-    """Return `text` with a parameter, of the same length, for each placeholder."""
+def with_parameters(text: str, placeholders: Sequence[Placeholder]) -> str:
+    """Return `text` with each placeholder replaced by a parameter of the same length, which the parser accepts."""
     for one in placeholders:
         text = text[: one.start] + ("$2" if one.upper else "$1").ljust(one.end - one.start) + text[one.end :]
     return text
 
 
 def digest(text: str, statement: Statement) -> str:
-    """Return what a file's statement is known by, whatever the directives above it say."""
+    """Return the SHA-256 of a file's statement alone: a changed directive above it does not change the digest."""
     from hashlib import sha256
 
     return sha256(text[statement.start : statement.end].encode()).hexdigest()
 
 
 def fill(text: str, statement: Statement, placeholders: Sequence[Placeholder], first: str, last: str) -> Filled:
-    """Return the statement with these expressions for the placeholders."""
+    """Return the statement with `first` in place of each `:from` and `last` in place of each `:to`."""
     sql, pieces, place = "", [], statement.start
     for one in placeholders:
         pieces.append((len(sql), place, one.start - place))
@@ -290,7 +290,7 @@ def _tokens(text: str, statement: Statement) -> list[tuple[str, int]]:
 
 
 def _names(tokens: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, int]]:
-    """Yield each name that stands right behind a single colon, with its colon's place and its own end."""
+    """Yield each name directly after a single colon, with the place of the colon and the end of the name."""
     second = -1
     for (text, start), (following, after) in pairwise(tokens):
         if text != ":" or start == second or after != start + 1:
@@ -301,15 +301,15 @@ def _names(tokens: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, int]]:
             yield following, start, after + len(following)
 
 
-def _turned_round(tokens: Sequence[tuple[str, int]]) -> Iterator[int]:
-    """Yield where a statement says NOT BETWEEN :from."""
+def _negated(tokens: Sequence[tuple[str, int]]) -> Iterator[int]:
+    """Yield the place of each NOT BETWEEN :from."""
     for (first, offset), (second, _), (third, _) in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if (first.upper(), second.upper(), third) == ("NOT", "BETWEEN", ":"):
             yield offset
 
 
 def _left_out(tokens: Sequence[tuple[str, int]], batch: Batch, key: str) -> Iterator[tuple[int, str]]:
-    """Yield where a statement compares with the ends of a batch otherwise than the batches are cut."""
+    """Yield where, and how, a statement's comparisons do not match the batches, so that it would miss keys."""
     words = [token.lower() for token, _ in tokens]
     for index, (_, offset) in enumerate(tokens):
         three = tuple(words[index : index + 3])
@@ -328,8 +328,8 @@ def _left_out(tokens: Sequence[tuple[str, int]], batch: Batch, key: str) -> Iter
             yield tokens[begin][1], f"batches are split by {key}, in this order: write {key} BETWEEN :from AND :to"
 
 
-def _moving(tokens: Sequence[tuple[str, int]], batch: Batch) -> Iterator[tuple[int, str]]:
-    """Yield where a statement has rows come before the batches that those have met already or never were to."""
+def _moved_ahead(tokens: Sequence[tuple[str, int]], batch: Batch) -> Iterator[tuple[int, str]]:
+    """Yield where, and how, a statement puts rows ahead of the batches: rows already processed, or new ones."""
     walked = tuple(plain(name) for name in re.findall(NAME, batch.table))
     for table, column, offset in _assigned(tokens):
         if _same(table, walked) and column in batch.columns:
@@ -348,7 +348,7 @@ def _moving(tokens: Sequence[tuple[str, int]], batch: Batch) -> Iterator[tuple[i
 
 
 def _assigned(tokens: Sequence[tuple[str, int]]) -> Iterator[tuple[tuple[str, ...], str, int]]:
-    """Yield each table and column that a statement assigns to, and where."""
+    """Yield each table and column that a statement assigns to, and the place."""
     target: tuple[str, ...] = ()
     index = 0
     while index < len(tokens):
@@ -363,7 +363,7 @@ def _assigned(tokens: Sequence[tuple[str, int]]) -> Iterator[tuple[tuple[str, ..
 
 
 def _inserted(tokens: Sequence[tuple[str, int]]) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Yield each table that a statement inserts into, and where: behind INSERT INTO, or in a MERGE that inserts."""
+    """Yield each table that a statement inserts into, by INSERT INTO or by a MERGE that inserts, and the place."""
     merged: tuple[tuple[str, ...], int] | None = None
     for index, (text, _) in enumerate(tokens[:-2]):
         words = text.upper(), tokens[index + 1][0].upper()
@@ -379,7 +379,7 @@ def _inserted(tokens: Sequence[tuple[str, int]]) -> Iterator[tuple[tuple[str, ..
 
 
 def _in_clause(tokens: Sequence[tuple[str, int]], index: int) -> Iterator[tuple[str, int]]:
-    """Yield the columns of the assignments that begin there: `a = 1, (b, c) = (2, 3)`."""
+    """Yield the columns of the assignments that begin at `index`: `a = 1, (b, c) = (2, 3)`."""
     depth, named = 0, True
     for text, offset in tokens[index:]:
         if depth == 0 and (text == ")" or text.upper() in _AFTER_SET):
@@ -394,7 +394,7 @@ def _in_clause(tokens: Sequence[tuple[str, int]], index: int) -> Iterator[tuple[
 
 
 def _name_after(tokens: Sequence[tuple[str, int]], index: int) -> tuple[tuple[str, ...], int]:
-    """Return the parts of the table's name that stands there, and the place behind it."""
+    """Return the parts of the table's name at `index`, and the index of the token after it."""
     if tokens[index][0].upper() == "ONLY":
         index += 1
     names: list[str] = []
@@ -409,5 +409,5 @@ def _name_after(tokens: Sequence[tuple[str, int]], index: int) -> tuple[tuple[st
 
 
 def _same(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Tell whether two names may be of one table: a schema is only looked at where both have one."""
+    """Tell whether two names may mean the same table. Schemas are compared only if both names have one."""
     return one[-1:] == other[-1:] and (min(len(one), len(other)) < 2 or one[-2] == other[-2])

@@ -1,4 +1,4 @@
-"""The names in a statement's text, and which of them stand before an opening parenthesis. Pure functions."""
+"""The names in a statement's text, and those that an opening parenthesis follows. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _INTO = re.compile(rf"\binto\s+(?:{NAME}\s*\.\s*)?{NAME}", re.IGNORECASE)
 
 
 def named(sql: str) -> frozenset[str]:
-    """Return all names in a statement, as the catalogue has them, without schemas; words of the language are among."""
+    """Return all names in a statement, as in the catalog and without schemas. They include SQL's own keywords."""
     return frozenset(plain(found[1]) for found in _NAME_AND_CALL.finditer(_NO_NAMES.sub(" ", sql)))
 
 
 def called(sql: str) -> frozenset[str]:
-    """Return the names that stand before an opening parenthesis: functions, and other things."""
+    """Return the names that an opening parenthesis follows: functions, among others."""
     sql = _INTO.sub(";", _NO_NAMES.sub(" ", sql))
     return frozenset(plain(found[1]) for found in _NAME_AND_CALL.finditer(sql) if found[2])
 
 
 def plain(name: str) -> str:
-    """Return an identifier as the catalogue has it."""
+    """Return an identifier as the catalog spells it: unquoted, or in lower case."""
     return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()

@@ -1,7 +1,8 @@
-"""Statements that take away what replicas of the release before still use: their place is after the rollout.
+"""Finds statements that take away something the previous release still uses, and so must wait for the rollout's end.
 
-A release is rolled out while both run. What adds to the schema disturbs nobody; what drops, renames or narrows belongs
-into a file with `phase = after`. Pure functions over a file's text; DO blocks and functions are not looked into.
+During a rollout, both releases run. Adding to the schema disturbs neither; whatever drops, renames or narrows something
+belongs in a file with `phase = after`. Pure functions over a file's text; DO blocks and function bodies are not
+examined.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 RULE = "needs-phase-after"
 _LATER = "`-- entrypoint: phase = after`"
-# What is renamed and then not found; an index, a constraint or a trigger is named by no statement of an application's.
+# A renamed object of these kinds is no longer found. An application's statements name no index, constraint or trigger.
 _RENAMED = (
     "TABLE",
     "VIEW",
@@ -30,13 +31,13 @@ _RENAMED = (
     "MATERIALIZED VIEW",
     "FOREIGN TABLE",
 )
-# As PostgreSQL names the constraints that ON CONFLICT goes by.
+# How PostgreSQL's default names end for the constraints that ON CONFLICT uses.
 _KEYS = ("_pkey", "_key")
 _MADE_AGAIN = ("VIEW", "FUNCTION", "PROCEDURE", "TRIGGER")
 
 
 class Kind(NamedTuple):
-    """What such a statement does, the linter's rules that say so of each, and what to do instead."""
+    """What such a statement does, the linter's rules that report it, and what to do instead."""
 
     what: str
     rules: tuple[str, ...]
@@ -88,17 +89,17 @@ KINDS = (DROPS_TABLE, DROPS_COLUMN, CHANGES_TYPE, RENAMES, MOVES, TRUNCATES, FOR
 
 
 class Contraction(NamedTuple):
-    """One such statement."""
+    """A statement that belongs after the rollout."""
 
     statement: Statement
     kind: Kind
 
 
 def contractions(text: str, statements: Sequence[Statement]) -> tuple[Contraction, ...]:
-    """Return the statements of a file that are to run after the rollout, each once for each kind.
+    """Return the statements of a file that should run after the rollout, each once for each kind.
 
-    What is about a table that the file itself creates is not: no other release knows it. Nor is what a comment
-    `-- squawk-ignore RULE` above it excepts, by our rule or by the linter's for the same.
+    Changes to a table that the file itself creates do not count, as no other release knows that table. Nor do
+    statements below a comment `-- squawk-ignore RULE` that names our rule or the linter's equivalent.
     """
     found: list[Contraction] = []
     created: set[str] = set()
@@ -120,7 +121,7 @@ def _created(words: tuple[str, ...]) -> set[str]:
 
 
 def _kinds(words: tuple[str, ...]) -> Iterator[tuple[str, Kind]]:
-    """Yield what a statement does, with the name of the table that it does it to."""
+    """Yield what a statement does, after the name of the table or other object that it changes."""
     if words[:2] == ("DROP", "TABLE"):
         place = behind(words, 2, "IF", "EXISTS")
         while place < len(words):
@@ -152,7 +153,7 @@ def _altered(words: tuple[str, ...]) -> Iterator[tuple[str, Kind]]:
 
 
 def _kind(action: tuple[str, ...]) -> Kind | None:
-    """Return what one of the actions of an ALTER does, if it takes something away."""
+    """Return what one action of an ALTER takes away; None if nothing."""
     if action[:1] == ("RENAME",):
         return None if action[1:2] == ("CONSTRAINT",) else RENAMES
     if action[:2] == ("SET", "SCHEMA"):
@@ -176,7 +177,7 @@ def _of_drop(action: tuple[str, ...]) -> Kind | None:
 
 
 def actions(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Yield the parts of a list between its commas; those within parentheses do not count."""
+    """Split a list at its commas, except those in parentheses or brackets, and yield the parts."""
     depth = begin = 0
     for place, word in enumerate(words):
         depth += (word in ("(", "[")) - (word in (")", "]"))
@@ -187,18 +188,18 @@ def actions(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 def spelled(text: str, statement: Statement) -> tuple[str, ...]:
-    """Return a statement's tokens: bare words in upper case, anything else as it is written."""
+    """Return a statement's tokens: unquoted words in upper case, everything else as written."""
     parts = (text[start:stop] for start, stop in tokens(text, statement.start, statement.end))
     return tuple(part.upper() if part.isascii() and part[0] not in "\"'$" else part for part in parts)
 
 
 def behind(words: tuple[str, ...], place: int, *optional: str) -> int:
-    """Return the place behind these words, if they stand there."""
+    """Return the place after the `optional` words if they are at `place`; otherwise `place`."""
     return place + len(optional) if words[place : place + len(optional)] == optional else place
 
 
 def named(words: tuple[str, ...], place: int) -> tuple[str, int]:
-    """Return the last part of a name, as the server has it, and the place behind the name."""
+    """Return the last part of the name at `place`, as the server stores it, and the place after the name."""
     while words[place + 1 : place + 2] == (".",):
         place += 2
     if place >= len(words):
@@ -209,7 +210,7 @@ def named(words: tuple[str, ...], place: int) -> tuple[str, int]:
 
 
 def dropped(text: str, statements: Sequence[Statement]) -> Iterator[tuple[Statement, str, bool]]:
-    """Yield the names of what a file drops and does not make again, and whether with IF EXISTS."""
+    """Yield what a file drops and does not create again: the statement, the name, and whether it says IF EXISTS."""
     found: dict[str, tuple[Statement, bool]] = {}
     for statement in statements:
         words = spelled(text, statement)

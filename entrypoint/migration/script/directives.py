@@ -1,4 +1,4 @@
-"""What a file says about itself: `-- entrypoint: …` above its first statement. Pure functions."""
+"""A file's directives: the comments `-- entrypoint: …` above its first statement. Pure functions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _EXAMPLES = {
     BEHIND: "after = active_users",
     **batch.EXAMPLES,
 }
-# What has to stand behind the `=`.
+# What must follow the `=`.
 _WANTED = {
     ORIGIN: "a tool with its version",
     PHASE: f"`{AFTER}`",
@@ -62,14 +62,14 @@ _WANTED = {
     PASSES: "a number",
     MAX_REPLICA_LAG: "a size",
 }
-# What is said of the batches, and means nothing without them.
+# Describe how batches run, and mean nothing in a file without `batch`.
 _OF_BATCHES = (TARGET, FIXED, PASSES, PAUSE, MAX_REPLICA_LAG)
 _ALONE = (NO_TRANSACTION, FIXED)
-# May be said several times.
+# May occur several times in a file.
 _SEVERAL = (REPLACES, REFRESH, BEHIND)
-# A file in repeatable/ is one transaction with the others there.
+# All that makes sense in repeatable/, where all files run in one transaction.
 _OF_REPEATABLES = (BEHIND, ORIGIN)
-# In milliseconds, from the longest; spelled as PostgreSQL spells them.
+# In milliseconds, the longest first; spelled as in PostgreSQL.
 _UNITS = {"h": 3_600_000, "min": 60_000, "s": 1_000, "ms": 1}
 
 _PARTS = re.compile(r"([\w-]*)\s*(=?)\s*(.*)", re.DOTALL)
@@ -77,42 +77,42 @@ _TIME = re.compile(r"([0-9]+)\s*([a-z]*)", re.ASCII)
 
 
 class Origin(NamedTuple):
-    """The migration of another tool that a file was made of."""
+    """The migration of another tool that a file was imported from."""
 
     tool: str
     """One of `TOOLS`."""
     version: str
-    """What the tool records when it has applied the migration, as it spells it in its own table:
+    """What the tool writes into its own table when it has applied the migration:
 
     goose, golang-migrate, sqlx   the number, without leading zeros: 1, 20210101120000
     dbmate, supabase              the digits of the file's name, leading zeros kept: 001
     diesel                        the directory's name up to its first _, without -: 20210101120000
-    flyway                        the version with dots: 2.1; of a repeatable migration, R__ and its description
+    flyway                        the version with dots: 2.1; for a repeatable migration, R__ and its description
     sql-migrate                   the file's name: 20210101-users.sql
     prisma                        the directory's name: 20240101120000_init
-    drizzle                       the journal's tag and, after a blank, its `when`: 0001_x 1700000000000; without a
+    drizzle                       the journal's tag, a space, and its `when`: 0001_x 1700000000000; without a
                                   journal, the directory's name
     """
 
 
 class Directives(NamedTuple):
-    """What a file asks for; times in seconds, None where it does not say."""
+    """What a file asks for. Times are in seconds, and None if the file does not set them."""
 
     no_transaction: bool = False
     timeout: float | None = None
-    """For this file alone, all attempts together; instead of MIGRATION_TIMEOUT_MS."""
+    """For all attempts at this file together; replaces MIGRATION_TIMEOUT_MS."""
     lock_timeout: float | None = None
-    """Instead of MIGRATION_DDL_LOCK_TIMEOUT_MS."""
+    """Replaces MIGRATION_DDL_LOCK_TIMEOUT_MS."""
     origin: Origin | None = None
-    """Where it comes from, if another tool had it first. It changes nothing about how the file runs."""
+    """The other tool's migration that it was imported from. It does not affect how the file runs."""
     rollout: Rollout = ORDINARY
-    """When it runs in the rollout of a release, and which images start after it."""
+    """When it runs during the rollout of a release, and which images can start afterwards."""
     refresh: tuple[str, ...] = ()
-    """The repeatable files whose objects it drops, so that they are to be applied again."""
+    """The repeatable files whose objects it drops, and which must therefore be applied again."""
     behind: tuple[str, ...] = ()
-    """In a repeatable file: those behind which it runs."""
+    """In a repeatable file: the files that run before it."""
     batch: Batch | None = None
-    """The table that its statement goes through in batches, each in a transaction of its own."""
+    """How its statement goes through a table in batches, each in a separate transaction."""
 
     @property
     def lock_patience(self) -> float | None:
@@ -121,7 +121,7 @@ class Directives(NamedTuple):
 
 
 def read(text: str, *, repeatable: bool = False) -> tuple[Directives, tuple[ScriptFault, ...]]:
-    """Return the directives of a file, and a fault for each that is unknown, malformed, out of place or said twice.
+    """Return a file's directives, and a fault for each that is unknown, malformed, misplaced or repeated.
 
     `repeatable`: whether the file is in repeatable/.
     """
@@ -158,11 +158,11 @@ def read(text: str, *, repeatable: bool = False) -> tuple[Directives, tuple[Scri
             continue
         lines[name], offsets[name], times[name] = found.line, found.offset, time
         origin = came_from or origin
-    faults += [ScriptFault(offsets[name], lines[name], message) for name, message in _at_odds(lines, mentioned)]
-    batches = batch.put_together({name: times[name] for name in lines if name in times} | of_batches)
+    faults += [ScriptFault(offsets[name], lines[name], message) for name, message in _conflicts(lines, mentioned)]
+    batches = batch.batch_of({name: times[name] for name in lines if name in times} | of_batches)
     rollout = said_in(text)
     if FLOOR in lines and not rollout.after:
-        # In any other file it would stop the replicas beside which the rollout has only begun.
+        # In any other file it would stop replicas of the previous release as soon as the rollout begins.
         message = (
             f'{FLOOR} only applies to files that run after the rollout: add "-- entrypoint: {_EXAMPLES[PHASE]}" as well'
         )
@@ -175,9 +175,9 @@ def read(text: str, *, repeatable: bool = False) -> tuple[Directives, tuple[Scri
 
 
 def near(text: str) -> tuple[ScriptFault, ...]:
-    """Return a fault for each comment above the first statement that would be a directive, were it begun like one.
+    """Return a fault for each comment above the first statement that was probably meant to be a directive.
 
-    Only for what a directive would say: of a sentence that happens to begin with "entrypoint" nothing is thought.
+    Its text must be that of a directive: a sentence that happens to begin with "entrypoint" is a comment.
     """
     return tuple(
         ScriptFault(
@@ -189,7 +189,7 @@ def near(text: str) -> tuple[ScriptFault, ...]:
 
 
 def _meant_by(text: str) -> str:
-    """Return the directive that a comment's text would be; empty for a sentence."""
+    """Return the directive that a comment was probably meant to be; empty for an ordinary sentence."""
     parts = _PARTS.fullmatch(text.replace(":", "=", 1))
     word, equals, value = parts.groups() if parts else ("", "", "")
     name = word.lower().replace("_", "-")
@@ -198,8 +198,8 @@ def _meant_by(text: str) -> str:
     return f"{name} = {value.strip()}" if name in _EXAMPLES and equals and value else ""
 
 
-def _at_odds(lines: Mapping[str, int], mentioned: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield each directive that does not go with the others of the file, and why; `mentioned` are the bad ones, too."""
+def _conflicts(lines: Mapping[str, int], mentioned: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield each directive that conflicts with the file's others, and why. `mentioned` includes malformed ones."""
     if BATCH not in mentioned:
         for name in _OF_BATCHES:
             if name in lines:
@@ -218,7 +218,7 @@ def _at_odds(lines: Mapping[str, int], mentioned: Collection[str]) -> Iterator[t
 
 
 def spell_rollout(rollout: Rollout) -> str:
-    """Return what a file says about the rollout, as one clause; empty if it says nothing."""
+    """Return a file's directives about the rollout as one clause; empty if it has none."""
     said = [f"{PHASE} {AFTER}"] if rollout.after else []
     said += [f"{REQUIRES} {rollout.requires:03d}"] if rollout.requires is not None else []
     said += [f"{FLOOR} {rollout.floor}"] if rollout.floor else []
@@ -226,25 +226,25 @@ def spell_rollout(rollout: Rollout) -> str:
 
 
 def spell_origin(origin: Origin) -> str:
-    """Return the line that says where a file comes from."""
+    """Return the directive that says where a file comes from."""
     return f"-- entrypoint: {ORIGIN} = {origin.tool} {origin.version}"
 
 
 def spell(seconds: float) -> str:
-    """Return a time as one would write it: 1800 is `30min`."""
+    """Return a time in its largest whole unit: 1800 is `30min`."""
     milliseconds = round(seconds * 1000)
     unit = next(unit for unit, size in _UNITS.items() if milliseconds % size == 0)
     return f"{milliseconds // _UNITS[unit]}{unit}"
 
 
 def spell_timeouts(directives: Directives) -> str:
-    """Return the times that a file declares, as one clause; empty if it declares none."""
+    """Return the timeouts that a file sets, as one clause; empty if it sets none."""
     times = ((TIMEOUT, directives.timeout), (LOCK_TIMEOUT, directives.lock_timeout))
     return ", ".join(f"{name} {spell(seconds)}" for name, seconds in times if seconds is not None)
 
 
 def _split(found: Directive) -> tuple[str, str, str]:
-    """Return a directive's name, what stands after its `=`, and what is wrong with the two."""
+    """Return a directive's name, the value after its `=`, and what is wrong with them."""
     parts = _PARTS.fullmatch(found.text)
     name, equals, value = parts.groups() if parts else ("", "", "")
     if name not in _EXAMPLES:
@@ -258,7 +258,7 @@ def _split(found: Directive) -> tuple[str, str, str]:
 
 
 def _out_of_place(name: str, *, repeatable: bool) -> str:
-    """Return why a directive cannot stand in this file; empty if it can."""
+    """Return why a directive is not allowed in this file; empty if it is."""
     if repeatable and name not in _OF_REPEATABLES:
         return f"{name} only applies to numbered migrations: all files in repeatable/ run in one transaction"
     if not repeatable and name == BEHIND:
@@ -304,7 +304,7 @@ def _parse_time(name: str, value: str) -> tuple[float, str]:
     number, unit = found.groups()
     if not unit:
         return 0.0, f"{shown} has no unit: write {number}ms, {number}s, {number}min or {number}h"
-    # A number of more digits than that is too large, and may be too long to be converted.
+    # A number with more digits is out of range anyway, and Python may refuse to convert it.
     milliseconds = int(number[-20:]) * _UNITS[unit] if len(number.lstrip("0")) <= 10 else MOST_MILLISECONDS + 1
     if not 0 < milliseconds <= MOST_MILLISECONDS:
         return 0.0, f"{shown} is too {'long' if milliseconds else 'short'}: it must be from 1ms to 596h"

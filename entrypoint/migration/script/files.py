@@ -1,4 +1,4 @@
-"""The migration files: their names, their text, their checksums. Every fault is found before anything runs."""
+"""The migration files: names, text and checksums. All faults are found before anything runs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Hash(Protocol):
-        """What `hashlib` makes."""
+        """A hash object, as `hashlib` creates it."""
 
         def hexdigest(self) -> str:
-            """Return it as text."""
+            """Return the digest in hexadecimal."""
 
     Sha256 = Callable[[bytes], Hash]
 
@@ -28,21 +28,21 @@ _SUFFIX = ".sql"
 _DIGITS = "0123456789"
 OF_A_DESCRIPTION = "abcdefghijklmnopqrstuvwxyz0123456789_"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# So many digits fit into PostgreSQL's bigint, whatever they are.
+# Any number with this many digits fits into PostgreSQL's bigint.
 MOST_DIGITS = 18
 _FEWEST_DIGITS = 3
 HIGHEST = 10**MOST_DIGITS - 1
 ROLLBACKS = "rollback"
-"""The folder below the migrations' in which their down migrations are."""
+"""The subdirectory of the migrations directory that has the down migrations."""
 REPEATABLES = "repeatable"
-"""The folder below the migrations' in which those are that are applied whenever they have changed."""
-# Nobody counts so far: dates begin here (20261127), seconds since 1970 (1795772100) and times (20261127101500) go on.
+"""The subdirectory that has the files to apply whenever they change."""
+# Nobody counts this far. Dates (20261127), seconds since 1970 (1795772100) and times (20261127101500) are above it.
 _FIRST_TIMESTAMP = 10**7
-# From here on OpenSSL's SHA-256, several times as fast, has earned what it costs to load.
+# Above this many bytes, OpenSSL's SHA-256 is worth loading: it is several times as fast.
 _MUCH_TO_HASH = 2**20
 LARGE = 2**20
-"""More bytes than that are never in memory all at once, where that can be helped."""
-_MADE_UP = "it is not an ordinary file, or it is being written to"
+"""A file with more bytes than this is read in parts if possible, so that it is never in memory all at once."""
+_CHANGES_ON_READING = "it is not an ordinary file, or it is being written to"
 _LIMIT = "(MIGRATION_FILE_LIMIT_MB)"
 _NOT_REGULAR = (
     (stat.S_ISDIR, "a directory"),
@@ -54,78 +54,78 @@ _BUILTIN_HASH = "_sha2" if sys.version_info >= (3, 12) else "_sha256"
 
 
 class MigrationFile(NamedTuple):
-    """One file, known by number, name and checksum; its text is read when it is pending."""
+    """A migration's number, name and checksums. Its text is only read when it is pending."""
 
     number: int
     name: str
     path: str
     checksum: str
-    """SHA-256 of the text without a byte-order mark and with LF line ends."""
+    """SHA-256 of the text without a byte-order mark and with LF line endings."""
     raw_checksum: str
-    """SHA-256 of the file's bytes, which is what the earlier system recorded."""
+    """SHA-256 of the file's raw bytes, which is what the earlier system recorded."""
 
     def matches(self, checksum: str | None) -> bool:
-        """Tell whether a `checksum` from the ledger is this file's. Without one, nothing can be said against it."""
+        """Tell whether a `checksum` from the ledger is this file's. None matches: there is nothing to compare."""
         return checksum is None or checksum in (self.checksum, self.raw_checksum)
 
 
 class Repeatable(NamedTuple):
-    """A file that is applied whenever its text has changed; ordered by its name."""
+    """A file that is applied whenever its text has changed. Sorts by name."""
 
     name: str
-    """Without `.sql`: as `after` and `refresh` name it, and the table of what was applied."""
+    """Without `.sql`, as in the directives `after` and `refresh`, and in the table of applied files."""
     path: str
     checksum: str
     raw: str
-    """The checksum of the raw bytes."""
+    """SHA-256 of the raw bytes."""
 
     @property
     def shown(self) -> str:
-        """The file as messages name it."""
+        """The file's name in messages."""
         return f"{REPEATABLES}/{self.name}{_SUFFIX}"
 
 
 class FileFault(NamedTuple):
-    """Something that is wrong with a file, or with several that have one number; as text, a line for the log."""
+    """Something wrong with a file, or with several files that have the same number; as text, a line for the log."""
 
     names: tuple[str, ...]
     rule: str
-    """What kind of fault it is, in a word."""
+    """The kind of fault, in a word."""
     message: str
     line: int | None = None
-    """Counted from 1; None if it is not about a place in the text."""
+    """Counted from 1; None if the fault is not about a place in the text."""
     offset: int | None = None
-    """The character in the text."""
+    """The place in the text, in characters."""
 
     def __str__(self) -> str:
         return f"{' and '.join(self.names)}{'' if self.line is None else f':{self.line}'}: {self.message}"
 
 
 class Directory(NamedTuple):
-    """A directory of migrations, in order of their numbers."""
+    """A directory of migrations, sorted by number."""
 
     path: str
     files: tuple[MigrationFile, ...]
     warnings: tuple[str, ...]
     faults: tuple[FileFault, ...]
-    """What is wrong with the names; the contents are looked at when a file is pending."""
+    """What is wrong with the names. A file's content is only checked when it is pending."""
     limit: int | None
-    """How many bytes a file in it may have."""
+    """The maximum size of a file, in bytes."""
     repeatables: tuple[Repeatable, ...] = ()
-    """The files in repeatable/, in the order of their names."""
+    """The files in repeatable/, sorted by name."""
 
     @property
     def newest(self) -> int:
-        """The highest number among the files; 0 if there are none."""
+        """The highest number of a file; 0 if there are none."""
         return max((file.number for file in self.files), default=0)
 
 
 def load_directory(path: str, limit: int | None = None, *, repeating: bool = True) -> Directory:
-    """Read the names and checksums of all migrations in `path`, of which none may have more than `limit` bytes.
+    """Read the names and checksums of all migrations in `path`. A file with more than `limit` bytes is a fault.
 
-    What does not end in `.sql`, and what begins with a dot, is not looked at. An empty `path` is no directory at all,
-    where another tool has all migrations. `repeating`: whether the files in repeatable/ are read. Raises
-    ConfigurationError if there is no such directory.
+    Files that do not end in `.sql`, or begin with a dot, are ignored. An empty `path` means that there is no directory,
+    because another tool has all migrations. `repeating`: whether to read the files in repeatable/. Raises
+    ConfigurationError if the directory cannot be read.
     """
     if not path:
         return Directory(path, (), (), (), limit)
@@ -168,7 +168,7 @@ def load_directory(path: str, limit: int | None = None, *, repeating: bool = Tru
 
 
 def _load_repeatables(directory: str, limit: int | None) -> tuple[tuple[Repeatable, ...], list[FileFault]]:
-    """Return the repeatable files of a directory of migrations, in the order of their names, and what is wrong."""
+    """Return the repeatable files in a directory of migrations, sorted by name, and what is wrong with them."""
     folder = os.path.join(directory, REPEATABLES)
     try:
         names = sorted(name for name in os.listdir(folder) if is_sql(name))
@@ -194,10 +194,10 @@ def _load_repeatables(directory: str, limit: int | None) -> tuple[tuple[Repeatab
 
 
 def read_bytes(path: str, limit: int | None = None) -> bytes:
-    """Return the content of a regular file of at most `limit` bytes, if there is one. Never waits.
+    """Return the content of a regular file, of at most `limit` bytes if there is a limit. Never blocks.
 
-    Raises OSError, also for what is no regular file: a pipe would keep us waiting for whoever writes into it, and
-    /dev/zero has no end.
+    Raises OSError, also for anything but a regular file: a pipe could block until somebody writes to it, and /dev/zero
+    never ends.
     """
     descriptor, size = opened(path, limit)
     try:
@@ -207,11 +207,11 @@ def read_bytes(path: str, limit: int | None = None) -> bytes:
 
 
 def opened(path: str, limit: int | None = None) -> tuple[int, int]:
-    """Open a regular file of at most `limit` bytes, if there is one; return its descriptor, and its size in bytes.
+    """Open a regular file, of at most `limit` bytes if there is a limit; return its descriptor and its size in bytes.
 
-    Never waits. Raises OSError as `read_bytes` does. Whoever calls closes the descriptor.
+    Never blocks. Raises OSError as `read_bytes` does. The caller must close the descriptor.
     """
-    # O_NONBLOCK: else to open a pipe would be to wait already.
+    # O_NONBLOCK: without it, opening a pipe would already block.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         return descriptor, _size(os.fstat(descriptor), limit)
@@ -221,7 +221,7 @@ def opened(path: str, limit: int | None = None) -> tuple[int, int]:
 
 
 def _size(found: os.stat_result, limit: int | None) -> int:
-    """Return the size of a regular file, in bytes. Raises OSError if it is none, or larger than the limit."""
+    """Return the size of a file in bytes. Raises OSError if it is not a regular file, or larger than the limit."""
     if not stat.S_ISREG(found.st_mode):
         kind = next((words for is_one, words in _NOT_REGULAR if is_one(found.st_mode)), "something else")
         raise OSError(errno.EINVAL, f"it is not a regular file but {kind}")
@@ -231,14 +231,14 @@ def _size(found: os.stat_result, limit: int | None) -> int:
 
 
 def not_its_size(size: int) -> OSError:
-    """Return the error for a file that has more bytes, or fewer, than the `size` that it had when it was opened."""
-    # As in /proc and /sys, where contents are made up while they are read, perhaps of secrets.
-    return OSError(errno.EINVAL, f"its content does not match its size, {size} bytes: {_MADE_UP}")
+    """Return the error for a file that turned out to have more or fewer bytes than its `size` when it was opened."""
+    # As in /proc and /sys, where the kernel generates a file's content while it is read; it may contain secrets.
+    return OSError(errno.EINVAL, f"its content does not match its size, {size} bytes: {_CHANGES_ON_READING}")
 
 
 def _content(descriptor: int, size: int) -> bytes:
-    """Return all of a file that has been opened."""
-    # One more than it has, so that the end is seen without another look.
+    """Return the whole content of an open file."""
+    # Ask for one byte more than it has: a shorter answer shows the end without another read.
     content = os.read(descriptor, size + 1)
     while 0 < len(content) < size and (part := os.read(descriptor, size + 1 - len(content))):
         content += part
@@ -250,7 +250,7 @@ def _content(descriptor: int, size: int) -> bytes:
 def _sums_at(path: str, limit: int | None, before: int = 0) -> tuple[tuple[str, str], int]:
     """Return the checksums of a file's text and of its raw bytes, and its size.
 
-    `before`: how many bytes of others have been read.
+    `before`: how many bytes of other files have been hashed; it helps to choose the implementation.
     """
     descriptor, size = opened(path, limit)
     try:
@@ -267,22 +267,25 @@ def _sums_at(path: str, limit: int | None, before: int = 0) -> tuple[tuple[str, 
 
 
 def checksum(content: bytes) -> str:
-    """Return the SHA-256 of the text: no byte-order mark, LF line ends. `sha256sum` says the same of most files."""
+    """Return the SHA-256 of the text, without a byte-order mark and with LF line endings.
+
+    For most files, `sha256sum` prints the same.
+    """
     return sha256_for(len(content))(_normalised(content)).hexdigest()
 
 
 def sums(content: bytes, size: int = 0) -> tuple[str, str]:
-    """Return the checksums of the text and of the raw bytes, as they are best had where `size` bytes are to be read."""
+    """Return the checksums of the text and of the raw bytes, computed in the fastest way for `size` bytes in total."""
     sha256 = sha256_for(size or len(content))
     raw, text = sha256(content).hexdigest(), _normalised(content)
     return raw if text is content else sha256(text).hexdigest(), raw
 
 
 def sha256_for(size: int) -> Sha256:
-    """Return SHA-256 as it is best had for so many bytes.
+    """Return the fastest SHA-256 for this many bytes, including the time to load it.
 
-    `hashlib` loads OpenSSL for it, which takes 3 ms of a start (docs/startup-cost.md). What it falls back to itself,
-    where there is no OpenSSL, is there at once.
+    `hashlib` loads OpenSSL for it, which adds 3 ms to a start (docs/startup-cost.md). Python's own implementation,
+    which `hashlib` falls back to without OpenSSL, needs no loading.
     """
     if size <= _MUCH_TO_HASH:
         try:
@@ -297,7 +300,7 @@ def sha256_for(size: int) -> Sha256:
 
 
 def decode(content: bytes) -> str:
-    """Return the text of a migration as it is sent. Raises UnicodeDecodeError for what is not UTF-8."""
+    """Return a migration's text as it is sent to the server. Raises UnicodeDecodeError if it is not UTF-8."""
     return _normalised(content).decode("utf-8")
 
 
@@ -307,7 +310,7 @@ def _normalised(content: bytes) -> bytes:
 
 
 def number_of(name: str) -> int | None:
-    """Return the number of a well-formed file name, NNN_description.sql, or None."""
+    """Return the number in a file name of the form NNN_description.sql; None for any other name."""
     digits, _, rest = name.partition("_")
     description = rest.removesuffix(_SUFFIX)
     if not _is_number(digits) or description in ("", rest) or description.strip(OF_A_DESCRIPTION):
@@ -316,17 +319,17 @@ def number_of(name: str) -> int | None:
 
 
 def _is_number(digits: str) -> bool:
-    """Tell whether there are as many digits as a number has, its leading zeros among them."""
+    """Tell whether these are digits, of a length that is allowed. Leading zeros count."""
     return _FEWEST_DIGITS <= len(digits) <= MOST_DIGITS and digits.isascii() and digits.isdecimal()
 
 
 def is_timestamp(number: int) -> bool:
-    """Tell whether a number is taken for a date or a time: it has eight digits or more, leading zeros not counted."""
+    """Tell whether a number is taken for a date or time: it has at least eight digits, not counting leading zeros."""
     return number >= _FIRST_TIMESTAMP
 
 
 def slug(words: str) -> str:
-    """Return `words` as a file name spells them: lower case, digits and underscores."""
+    """Return `words` in the form of a file name: lowercase letters, digits and underscores."""
     import re
 
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", words)
@@ -334,7 +337,7 @@ def slug(words: str) -> str:
 
 
 def better_name(name: str) -> str:
-    """Return what a badly named file should be called."""
+    """Return a correct name for a badly named file."""
     import re
 
     stem = name[: -len(_SUFFIX)]
@@ -344,7 +347,7 @@ def better_name(name: str) -> str:
 
 
 def is_sql(name: str) -> bool:
-    """Tell whether a file of this name is looked at, as a migration or as a badly named one."""
+    """Tell whether a file with this name is read, as a migration or as one with a bad name."""
     return name.lower().endswith(_SUFFIX) and not name.startswith(".")
 
 
@@ -353,7 +356,7 @@ def _bad_names(names: Iterable[str]) -> list[FileFault]:
 
 
 def _fault_of_name(name: str) -> str:
-    """Return what is wrong with a bad name, and what to do: no way back is to become a migration by a better name."""
+    """Return what is wrong with a bad name, and what to do. Never suggests a migration's name for a down migration."""
     digits = len(name) - len(name.lstrip(_DIGITS))
     if digits > MOST_DIGITS:
         return f"the number has {digits} digits; {MOST_DIGITS} are the most, leading zeros included"
@@ -396,14 +399,14 @@ def _warnings(path: str, files: list[MigrationFile]) -> list[str]:
         if after.number - before.number == 2
         else f"{before.number + 1:03d} to {after.number - 1:03d}"
         for before, after in pairwise(files)
-        # Between timestamps, and before the first of them, no number is missing. Asked first, as it settles most.
+        # Between timestamps, and before the first of them, gaps are normal. This comes first: it decides most cases.
         if after.number < _FIRST_TIMESTAMP and after.number - before.number > 1
     ]
     return [f"gap in the numbers: no migration {', '.join(missing)}"] if missing else []
 
 
 def _subdirectories_of_another_tool(path: str) -> str:
-    """Return, as the end of a sentence, whose migrations are in directories of their own below this one."""
+    """Return a hint, as the end of a sentence, if another tool's migrations are in subdirectories of this one."""
     from entrypoint.migration.script.foreign import import_command, of_directories
 
     tool = of_directories(path)

@@ -1,7 +1,7 @@
-"""Files that were written for another migration tool: known by their marks or by their names, and refused.
+"""Recognizes files written for another migration tool, by their marks or their names, so that they can be refused.
 
-To us another tool's marks are comments, so the way back below them would run as a part of the migration; and the way
-back in a file of its own would be a migration like any other.
+To this program, another tool's marks are comments. So a down migration below such a mark would run as part of the
+migration, and a down migration in a separate file would run like any other.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import re
 from entrypoint.migration.script.scanner import ScriptFault, line_comments
 from entrypoint.records import NamedTuple
 
-# As each tool reads its marks: at the beginning of a line, where some allow blanks before them. Liquibase's
-# `--rollback` is none without its first line. What could also be said to a reader ("-- Down migration: see rollback/")
-# is a mark only if the line ends with it.
+# As each tool reads its marks: at the beginning of a line, in some tools after blanks. Liquibase's `--rollback` is no
+# mark without its first line. Words that could also address a reader ("-- Down migration: see rollback/") are a mark
+# only if the line ends with them.
 _MARKS = {
     "goose": r"--[ \t]*+\+goose[ \t]",
     "dbmate": r"--[ \t]*+migrate:(?:up|down)\b",
@@ -31,7 +31,7 @@ _MARKS = {
     "Mojo::Pg::Migrations": r"[ \t]*+--[ \t]*+\d++[ \t]*+(?:up|down)[ \t]*+(?:\(.*)?\r?$",
 }
 _TOOLS = tuple(_MARKS)
-# As `import` calls those that it knows.
+# The names that `import` uses for the tools it supports.
 _IMPORTED = {
     "goose": "goose",
     "dbmate": "dbmate",
@@ -45,8 +45,8 @@ _IN_DIRECTORIES = {"up.sql": "diesel", "migration.sql": "Prisma or Drizzle"}
 _MARK = re.compile("^(?:" + "|".join(f"({mark})" for mark in _MARKS.values()) + ")", re.MULTILINE | re.IGNORECASE)
 
 _SPLIT = re.compile(r"(\d+)_(.+)\.(up|down)\.sql", re.IGNORECASE | re.DOTALL)
-# No one tool's. Behind a dot, or alone, the word says what the file is; as the first or last of several it may be one
-# of a description.
+# Used by several tools. After a dot, or alone, the word says what the file is; as the first or last of several words it
+# may be part of a description.
 _BACK = "down|undo|rollback|revert|reverse"
 _LABELLED = re.compile(rf"(?:(\d++)[\W_]*+|(?!\d))(?:(.*)\.)?(?:(up)|{_BACK})\.sql", re.IGNORECASE | re.DOTALL)
 _PERHAPS = re.compile(rf"(\d*+)[\W_]*(?:(?:{_BACK})[\W_]+(.+)|(.+?)[\W_]+(?:{_BACK}))\.sql", re.IGNORECASE | re.DOTALL)
@@ -54,35 +54,36 @@ _FLYWAY = re.compile(r"(?:([VU])(\d[\d._]*?)|(R))__(.+)\.sql", re.IGNORECASE | r
 
 
 class ForeignName(NamedTuple):
-    """What another tool calls its files: which tool, what the file is there, and the name of it here."""
+    """A file name in another tool's form, and its parts."""
 
     tool: str
-    """Empty if several have such names."""
+    """Empty if several tools use such names."""
     kind: str
-    """`up`, `down`, `repeatable`, or `perhaps down` where the words may as well be a description's."""
+    """`up`, `down`, `repeatable`, or `perhaps down` if the word may be part of a description."""
     digits: str
-    """The file's number, if it is one that we have, too."""
+    """The file's number, if it can be a number here, too."""
     words: str
+    """The description."""
 
 
 class Mark(NamedTuple):
-    """A line by which another tool knows its files."""
+    """A line that marks a file as another tool's."""
 
     tool: str
     line: str
-    """As it is written, without blanks around it."""
+    """The line as written, without blanks around it."""
     offset: int
     number: int
-    """The line's, counted from 1."""
+    """The number of the line, counted from 1."""
 
 
 def may_have_mark(text: str) -> bool:
-    """Tell whether there is a mark of another tool's in a text, be it in a string."""
+    """Tell whether a text contains another tool's mark, even if only in a string."""
     return _MARK.search(text) is not None
 
 
 def find_mark(text: str) -> Mark | None:
-    """Return the first mark of another tool's, if the text has one outside of strings and bodies."""
+    """Return the first mark of another tool outside of strings and function bodies; None if there is none."""
     if not may_have_mark(text):
         return None
     for start, stop in line_comments(text):
@@ -94,7 +95,7 @@ def find_mark(text: str) -> Mark | None:
 
 
 def mark_in(text: str) -> ScriptFault | None:
-    """Return what is wrong with a text that has a mark of another tool's, and what helps."""
+    """Return a fault, with a remedy, for a text that has another tool's mark; None if it has none."""
     mark = find_mark(text)
     if mark is None:
         return None
@@ -111,14 +112,14 @@ def mark_in(text: str) -> ScriptFault | None:
 
 
 def import_command(tool: str, directory: str = "DIR") -> str:
-    """Return the command that takes over the files of `tool`, as it is called here; empty if there is none."""
+    """Return the command that imports the files of `tool`, one of this module's names; empty if there is none."""
     name = _IMPORTED.get(tool)
     other = tool.partition(" or ")[2].lower()
     return f"entrypoint import --from {name} {directory}{f' (or {other})' if other else ''}" if name else ""
 
 
 def of_directories(path: str) -> str:
-    """Return which tool has a directory for each migration below `path`; empty if none has."""
+    """Return which tool, with one directory per migration, has migrations in `path`; empty if none has."""
     with contextlib.suppress(OSError), os.scandir(path) as entries:
         for entry in entries:
             for name, tool in _IN_DIRECTORIES.items():
@@ -128,7 +129,7 @@ def of_directories(path: str) -> str:
 
 
 def of_another_tool(name: str) -> ForeignName | None:
-    """Return what the `name` of a file says if it is one that another tool gives."""
+    """Return the parts of a file name that has another tool's form; None for other names."""
     if found := _SPLIT.fullmatch(name):
         return ForeignName("golang-migrate or sqlx", found[3].lower(), found[1], found[2])
     if found := _FLYWAY.fullmatch(name):

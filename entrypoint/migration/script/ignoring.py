@@ -1,8 +1,8 @@
-"""Comments that silence a warning for a statement or a file. They are squawk's, and hold for this program's rules, too.
+"""Comments that silence a warning for a statement or a file. They are squawk's, and apply to this program's rules, too.
 
-`-- squawk-ignore RULE, … -- why` above a statement, within it, or behind it on its last line is about that statement,
-and `-- squawk-ignore-file RULE` anywhere in a file about all of it; `/* … */` does as well. Without a rule, either is
-about every rule. Pure functions over a file's text.
+`-- squawk-ignore RULE, … -- why` applies to the statement below it, around it, or before it on the same line.
+`-- squawk-ignore-file RULE` applies to the whole file, wherever it is. Both may also be written as `/* … */`. A comment
+without a rule applies to every rule. Pure functions over a file's text.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from entrypoint.migration.script.scanner import Statement
 
-# The names end where a second `--` begins: what follows is the reason.
+# A second `--` ends the names; the reason follows it.
 _IGNORE = re.compile(r"(?:--[ \t]*|/\*\s*)squawk-ignore(-file)?(?![\w-])[ \t]*:?((?:(?!--)[\w\-, \t])*)")
-# What a comment without a rule names.
+# Stands for all rules: a comment without a rule has this name.
 EVERY = ""
 
 
 def statements_with_ignored(text: str, statements: Sequence[Statement]) -> Iterator[tuple[Statement, frozenset[str]]]:
-    """Yield each statement with the rules from which it is excepted; `EVERY` stands for all."""
+    """Yield each statement with the rules that are silenced for it; `EVERY` stands for all."""
     everywhere = ignored_in_file(text)
     before = 0
     for statement in statements:
@@ -31,17 +31,17 @@ def statements_with_ignored(text: str, statements: Sequence[Statement]) -> Itera
 
 
 def ignored_in_file(text: str) -> frozenset[str]:
-    """Return the rules from which a whole file is excepted; `EVERY` stands for all."""
+    """Return the rules that are silenced for a whole file; `EVERY` stands for all."""
     return _named(text, 0, len(text), of_file=True)
 
 
 def ignored_at(
     text: str, statements: Sequence[Statement], line: int | None, column: int | None = None
 ) -> frozenset[str]:
-    """Return the rules from which the statement at a place is excepted, or where there is no `line`, the file.
+    """Return the rules that are silenced for the statement at a place, or for the file if `line` is None.
 
-    `line`, `column`: counted from 1. The place may be in what is left out of the `statements`, such as a COMMIT. A
-    comment that names the rule of a warning about the whole file may have either form.
+    `line`, `column`: counted from 1. The place may be in something that is not among the `statements`, such as a
+    COMMIT. A warning about the whole file can be silenced by either form of comment, if it names the rule.
     """
     everywhere = ignored_in_file(text)
     if line is None:

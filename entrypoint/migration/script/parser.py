@@ -1,4 +1,4 @@
-"""PostgreSQL's own parser (`pgparse`), called in a thread that has the stack it needs."""
+"""Calls PostgreSQL's own parser (`pgparse`), in a thread with a large enough stack."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# The parser recurses on the C stack, and here does not look at its size: an overflow ends the process (seen with
-# 65,000 terms in a chain of additions and 8 MB of stack: 65 bytes for each character). So its thread gets four times
-# as much as a text can need. What is not touched costs no memory.
+# The parser recurses on the C stack and, outside the server, does not check its depth: an overflow kills the process
+# (seen with 65,000 terms in a chain of additions and 8 MB of stack, which is 65 bytes per character). So its thread
+# gets four times as much as a text can need. Pages that are never touched use no memory.
 _STACK_BASE = 1 << 20
 _STACK_PER_CHARACTER = 256
 _LEAST_STACK = 8 << 20
 
 
 class SyntaxComplaint(NamedTuple):
-    """What PostgreSQL's parser says of a text that it does not understand. The server may know better."""
+    """A syntax error found by PostgreSQL's parser. A newer server may accept the text nevertheless."""
 
     message: str
     offset: int
@@ -29,7 +29,7 @@ class SyntaxComplaint(NamedTuple):
 
 
 class _Question:
-    """A text, and what the parser makes of it once it is `done`."""
+    """A text to parse, and the parser's answer once the lock `done` is released."""
 
     __slots__ = ("done", "text", "trees")
 
@@ -41,10 +41,10 @@ class _Question:
 
 
 class _Thread:
-    """A thread that parses, with a stack of so many bytes."""
+    """A thread that parses, with a stack of `stack` bytes."""
 
     def __init__(self, stack: int) -> None:
-        """Start it. Raises RuntimeError or ValueError if there is no memory or no process left for it."""
+        """Start the thread. Raises RuntimeError or ValueError if it cannot start or the stack is too large."""
         self.stack = stack
         # A forked child has this object, but not the thread.
         self.process = os.getpid()
@@ -57,7 +57,7 @@ class _Thread:
             threading.stack_size(before)
 
     def put(self, question: _Question | None) -> None:
-        """Hand a question over; None ends the thread."""
+        """Pass a question to the thread; None ends it."""
         self._questions.append(question)
         self._asked.release()
 
@@ -67,15 +67,15 @@ class _Thread:
             question.done.release()
 
 
-# One thread for all texts: each thread that has called the parser keeps one of the process's 1,024 pthread keys for
-# good (pg_query_init of libpg_query), and OpenSSL needs some of them for the next connection.
+# One thread for all texts: each thread that calls the parser uses up one of the process's 1,024 pthread keys for good
+# (pg_query_init in libpg_query), and OpenSSL needs some of them for the next connection.
 _thread: _Thread | None = None
-# Two calls of `entrypoint.api` may ask at once, and a thread that is told to end answers nobody behind that.
+# Two calls of `entrypoint.api` may ask at once, and a thread that has been told to end answers no further questions.
 _exchange = threading.Lock()
 
 
 def parse(text: str) -> list[dict[str, Any]] | SyntaxComplaint | None:
-    """Return what PostgreSQL's parser makes of a text: statements, a complaint, or None if it cannot say."""
+    """Parse a text; return its statements as trees, a complaint, or None if the parser is missing or fails."""
     question = _Question(text)
     with _exchange:
         thread = _thread_for(len(text))
@@ -88,14 +88,14 @@ def parse(text: str) -> list[dict[str, Any]] | SyntaxComplaint | None:
 
 
 def _thread_for(characters: int) -> _Thread | None:
-    """Return the thread, with the stack that so many characters need; None if there is none to be had."""
+    """Return the thread, with enough stack for a text of `characters`; None if it cannot be started."""
     global _thread  # noqa: PLW0603 - the parser's state is the process's
     needed = _STACK_BASE + _STACK_PER_CHARACTER * characters
     before = _thread if _thread is not None and _thread.process == os.getpid() else None
     if before is not None and before.stack >= needed:
         return before
     stack = _LEAST_STACK if before is None else before.stack
-    while stack < needed:  # In powers of two, so that there are few of these threads, whatever the texts.
+    while stack < needed:  # By doubling, so that few such threads are ever started.
         stack *= 2
     try:
         larger = _Thread(stack)
@@ -117,6 +117,6 @@ def _parsed(text: str) -> list[dict[str, Any]] | SyntaxComplaint | None:
     except pgparse.PGQueryError as error:
         offset = max(error.position - 1, 0)
         return SyntaxComplaint(error.message, offset, text.count("\n", 0, offset) + 1)
-    except Exception:  # noqa: BLE001 - an adviser may fail: RecursionError at a depth of a thousand, seen
+    except Exception:  # noqa: BLE001 - the parser only advises, so it may fail: RecursionError was seen at depth 1,000
         return None
     return trees

@@ -1,7 +1,7 @@
-"""A large file, of which only a part is in memory at any time: its text and its statements.
+"""The text and the statements of a large file, of which only one part at a time is in memory.
 
-A part ends where a statement ends. Each has its own digest from when it was checked, so that what is read again, to be
-sent, are the very bytes that were checked; whatever becomes of the file meanwhile.
+A part ends where a statement ends. A digest of each part is kept when the file is checked. When the part is read again
+to be sent, the digest proves that these are the same bytes, whatever has happened to the file in between.
 """
 
 from __future__ import annotations
@@ -24,41 +24,44 @@ if TYPE_CHECKING:
 
 
 class Part(NamedTuple):
-    """A stretch of a large file, from behind one statement to behind another."""
+    """A section of a large file, from the end of one statement to the end of another."""
 
     place: int
-    """Where it begins among the file's bytes."""
+    """Where it begins in the file, in bytes."""
     size: int
-    """How many bytes it has."""
+    """Its size in bytes."""
     digest: bytes
-    """SHA-256 of them."""
+    """SHA-256 of its bytes."""
     start: int
-    """Its first character in the text."""
+    """Where it begins in the text, in characters."""
     end: int
-    """The one after its last."""
+    """Where it ends in the text: the offset after its last character."""
     line: int
-    """That of its first character, counted from 1."""
+    """The line of its first character, counted from 1."""
     first: int
     """How many statements come before it."""
     after: int
-    """How many statements there are up to its end."""
+    """How many statements there are up to its end, in it and before it."""
 
 
 class Span(NamedTuple):
-    """A stretch of a text of which only the line breaks are sent: the file's own BEGIN, say."""
+    """A section of a text of which only the line breaks are sent, such as the file's own BEGIN."""
 
     start: int
     end: int
 
 
 class LargeText:
-    """The text of a large file, as far as anybody asks a string: with what is left out of it as spaces.
+    """The text of a large file, with those methods of a string that are used. What is not sent appears as spaces.
 
-    Every read may raise MigrationFilesError: the file has changed since it was checked, or cannot be read any more.
+    Any read may raise MigrationFilesError if the file has changed since it was checked, or can no longer be read.
     """
 
     def __init__(self, path: str, parts: Sequence[Part], named: frozenset[str], blanks: Sequence[Span] = ()) -> None:
-        """Take what was found when the file was checked; `named`: which of the words of `text` it has in it."""
+        """Take what was found when the file was checked.
+
+        `named`: which of `text.OF_THE_LEDGER` and `text.TIMEOUTS` occur in it. `blanks`: what appears as spaces.
+        """
         self.path = path
         self.parts = parts
         self.named = named
@@ -67,24 +70,24 @@ class LargeText:
         self._last = (-1, "")
 
     def with_blanks(self, blanks: Sequence[Span]) -> LargeText:
-        """Return the same text with spaces there."""
+        """Return the same text with spaces in place of these sections."""
         return LargeText(self.path, self.parts, self.named, blanks)
 
     def __len__(self) -> int:
-        """Return how many characters it has."""
+        """Return the number of characters."""
         return self.parts[-1].end
 
     def __str__(self) -> str:
-        """Return all of it, for where there is no other way."""
+        """Return the whole text. It is then all in memory, so use this only if nothing else will do."""
         return "".join(map(self.of, range(len(self.parts))))
 
     def __getitem__(self, wanted: slice) -> str:
-        """Return a stretch of it."""
+        """Return a section of the text."""
         start, stop, _ = wanted.indices(len(self))
         return "".join(text for _, text in self._within(start, stop))
 
     def count(self, sub: str, start: int = 0, end: int | None = None) -> int:
-        """Count a character, as a string does; line breaks from the beginning on cost one part."""
+        """Count a character, as `str.count` does. To count the line breaks up to `end`, only one part is read."""
         if sub == "\n" and start == 0 and end is not None:
             index = self.part_at(end)
             part = self.parts[index]
@@ -92,14 +95,14 @@ class LargeText:
         return sum(text.count(sub) for _, text in self._within(start, len(self) if end is None else end))
 
     def find(self, sub: str, start: int = 0, end: int | None = None) -> int:
-        """Find a character, as a string does."""
+        """Find a character, as `str.find` does."""
         for place, text in self._within(start, len(self) if end is None else end):
             if (found := text.find(sub)) >= 0:
                 return place + found
         return -1
 
     def rfind(self, sub: str, start: int, end: int) -> int:
-        """Find a character from the end, as a string does."""
+        """Find a character from the end, as `str.rfind` does."""
         for index in range(self.part_at(end), self.part_at(start) - 1, -1):
             part = self.parts[index]
             found = self.of(index).rfind(sub, max(start - part.start, 0), end - part.start)
@@ -108,15 +111,15 @@ class LargeText:
         return -1
 
     def part_at(self, place: int) -> int:
-        """Return the number of the part that a character is in, from 0."""
+        """Return the index of the part that contains a character."""
         return max(bisect_right(self._starts, place) - 1, 0)
 
     def around(self, place: int) -> str:
-        """Return the text of the part that a character is in."""
+        """Return the text of the part that contains a character."""
         return self.of(self.part_at(place))
 
     def encoded(self, index: int) -> bytes:
-        """Return the text of a part in UTF-8: with nothing to change about its bytes, those themselves."""
+        """Return the text of a part in UTF-8. It is only decoded and encoded again if something in it is blanked."""
         part = self.parts[index]
         if any(span.start < part.end and part.start < span.end for span in self._blanks):
             return self.of(index).encode()
@@ -125,14 +128,14 @@ class LargeText:
     def of(self, index: int) -> str:
         """Return the text of a part."""
         if self._last[0] != index:
-            # The one before is let go first.
+            # First free the part read before.
             self._last = (-1, "")
             part = self.parts[index]
             self._last = (index, self._blanked(index, unified(self._read(part), first=part.place == 0).decode()))
         return self._last[1]
 
     def _within(self, start: int, stop: int) -> Iterator[tuple[int, str]]:
-        """Yield each part's share of a stretch, with the place of its first character."""
+        """Yield the text between two places, part by part, each after the place of its first character."""
         for index in range(self.part_at(start), len(self.parts)):
             part = self.parts[index]
             if part.start >= stop:
@@ -174,16 +177,16 @@ def _gone(message: str) -> MigrationFilesError:
 
 
 class LargeStatements(Sequence[Statement]):
-    """The statements of a large text. They are found anew, part by part, where somebody asks for one."""
+    """The statements of a large text. Those of a part are found again whenever one of them is needed."""
 
     def __init__(self, text: LargeText) -> None:
-        """Take the text as it is sent."""
+        """Take the text that is sent."""
         self._text = text
         self._last: tuple[int, tuple[Statement, ...]] = (-1, ())
         self._afters = [part.after for part in text.parts]
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of statements."""
         return self._afters[-1]
 
     if TYPE_CHECKING:
@@ -194,7 +197,7 @@ class LargeStatements(Sequence[Statement]):
         def __getitem__(self, index: slice) -> Sequence[Statement]: ...
 
     def __getitem__(self, index: int | slice) -> Statement | Sequence[Statement]:
-        """Return one, or several."""
+        """Return one statement, or several."""
         if isinstance(index, slice):
             return [self[one] for one in range(*index.indices(len(self)))]
         index = index + len(self) if index < 0 else index
@@ -204,12 +207,12 @@ class LargeStatements(Sequence[Statement]):
         return self._of(part)[index - self._text.parts[part].first]
 
     def __iter__(self) -> Iterator[Statement]:
-        """Yield all."""
+        """Yield all statements."""
         for index in range(len(self._text.parts)):
             yield from self._of(index)
 
     def near(self, place: int) -> tuple[Statement, ...]:
-        """Return those in the part that a character is in."""
+        """Return the statements of the part that contains a character."""
         return self._of(self._text.part_at(place))
 
     def _of(self, index: int) -> tuple[Statement, ...]:

@@ -1,7 +1,7 @@
-"""Texts about which the scanner and PostgreSQL's parser cannot differ, so that the parser need not be asked.
+"""Recognizes texts so plain that the scanner and PostgreSQL's parser must agree, so that the parser is not needed.
 
-To import the parser takes a fifth of what a start with one small file costs beyond an up-to-date one
-(docs/startup-cost.md). Anything that is not as plain as this is shown to it, as before.
+Importing the parser takes a fifth of the time that applying one small file adds to a start (docs/startup-cost.md). All
+other texts are parsed.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
     from entrypoint.migration.script.scanner import Statement
 
-# A string or a quoted name of one line, without what an escape, another string's end or a statement's could be.
+# A string or a quoted name on one line, with nothing in it that could be an escape or end a string or a statement.
 _QUOTED = re.compile(r"""'[^'\\\n;]*+'|"[^"\\\n;]*+\"""")
-# Left over where what is quoted is taken away: more quotes, and escapes; dollars; comments that may be nested; a letter
-# before a string, which may change how it is read; blanks that are none to PostgreSQL, and what is nowhere in SQL.
+# Must not remain once quoted text is removed: quotes and escapes; dollars; comments that may be nested; a letter before
+# a string, which may change how it is read; white space that PostgreSQL does not know; characters that SQL never uses.
 _ODD = re.compile(r"""['"\\$&]|/\*|\w\0|[^\S \n\t\r\f]|[\1-\10\13\16-\37]""")
 _COMMENT = re.compile(r"--[^\n\r]*+")
-# With these words a statement may contain others, or be refused in a transaction.
+# A statement with one of these words may contain other statements, or be refused in a transaction.
 _DOUBTFUL = re.compile(r"\b(?:atomic|begin|concurrently)\b", re.IGNORECASE)
-# What statements may begin with, and what may not come next.
+# The first words of ordinary statements, and second words that make one not ordinary.
 _ORDINARY = frozenset(
     ("ALTER", "COMMENT", "CREATE", "DELETE", "DROP", "GRANT", "INSERT", "REVOKE", "SELECT", "TRUNCATE", "UPDATE")
 )
@@ -30,13 +30,13 @@ _NOT_ORDINARY = frozenset(("DATABASE", "SUBSCRIPTION", "SYSTEM", "TABLESPACE"))
 
 
 def is_plain(text: str, statements: Sequence[Statement]) -> bool:
-    """Tell whether the scanner's `statements` of a text are those of the parser, and each is an ordinary one."""
+    """Tell whether the parser would certainly find the same `statements` as the scanner, all of them ordinary."""
     if _DOUBTFUL.search(text) or not all(_is_ordinary(statement) for statement in statements):
         return False
     bare = _QUOTED.sub("\0", text)
     if "\0" in text or _ODD.search(bare):
         return False
-    # Each semicolon ends a statement: none is in a comment, or within parentheses.
+    # Each semicolon must end a statement: none may be in a comment or in parentheses.
     pieces = _COMMENT.sub("", bare).split(";")
     return bare.count(";") == len(pieces) - 1 and sum(bool(piece.strip()) for piece in pieces) == len(statements)
 

@@ -1,4 +1,4 @@
-"""Read and check what is pending, before the lock is taken and before anything runs."""
+"""Read and check the pending files, before the lock is taken and before anything runs."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.text import Text
 
 
-# Beyond this many characters the first words of each statement decide, and not the parser: its tree takes up to 240
-# bytes for each character (measured), and a waiting replica is to stay below 60 MB.
+# In texts with more characters, the first words of each statement decide instead of the parser: its tree takes up to
+# 240 bytes per character (measured), and a waiting replica should use less than 60 MB.
 _PARSE_LIMIT = 100_000
-# So many characters of all files together are kept in memory, and what is known of their statements counts as so many.
-# What comes behind is read again when it is applied, so that a replica that waits has nothing of it.
+# Texts are kept in memory up to this many characters, for all files together; each statement counts as `_STATEMENT`
+# characters. The rest is read again when it is applied, so that a waiting replica needs no memory for it.
 _IN_MEMORY = 1_000_000
 _STATEMENT = 400
 _CORRECT = "Correct the files. `entrypoint check` lists all errors without a database."
 
 
-# The line of a file of `entrypoint new` by which it is known as long as nothing else is in it.
+# The line in a file from `entrypoint new` that identifies it as long as it contains no SQL.
 UNTOUCHED = "-- Write the SQL below this line. As long as there is none, this file is refused."
 TEMPLATE = "template"
 
 
 class Prepared(NamedTuple):
-    """A migration that may run: its file, its text, and what the adviser says about it."""
+    """A migration that can run: its file, its text, and the advice on how to run it."""
 
     file: MigrationFile
     source: Text
@@ -46,16 +46,16 @@ class Prepared(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Its text, all of it in memory."""
+        """The whole text, in memory."""
         return str(self.source)
 
     @property
     def empty(self) -> bool:
-        """Whether there is no statement in it."""
+        """Whether it contains no statement."""
         return not self.advice.statements
 
     def in_short(self) -> Prepared:
-        """Return the same migration with its text to be read again when it is wanted, if that can be done."""
+        """Return the same migration without its text in memory, to be read again when needed, if that is possible."""
         from entrypoint.migration.script.streamed import in_short
 
         if isinstance(self.source, str) and (found := in_short(self.file, self.source, self.advice)) is not None:
@@ -63,14 +63,14 @@ class Prepared(NamedTuple):
         return self
 
     def as_units(self, why: str) -> Prepared:
-        """Return the same migration, to be run unit by unit; with faults in its advice if it cannot be."""
+        """Return the same migration, to run unit by unit; its advice has faults if that is not possible."""
         escapes = self.advice.readings[0].escapes
         return self._replace(advice=advise(self.text, parse_limit=_PARSE_LIMIT, escapes=escapes, units=why))
 
     def statement_at(self, offset: int) -> str:
-        """Return the statement that the character at `offset` belongs to; all of the file if that is not known.
+        """Return the statement that contains the character at `offset`; the whole text if no statement does.
 
-        Of a large file only the part that is about there.
+        For a large file, it is not the whole text but the part around `offset`.
         """
         source, statements = self.source, self.advice.statements
         for statement in near(statements, offset):
@@ -88,8 +88,8 @@ def prepare(
 ) -> dict[int, Prepared]:
     """Return the migrations by number. Raises MigrationFilesError with every fault of every file.
 
-    `escapes`: what the session says of strings (`Session.escapes`). `among`: all files, among which those have to be
-    that the pending ones name. `in_doubt_only`: as `advise` has it.
+    `escapes`: whether the server reads strings with escapes (`Session.escapes`). `among`: all files, to check that the
+    files that the pending ones name exist. `in_doubt_only`: as for `advise`.
     """
     prepared: dict[int, Prepared] = {}
     faults: list[FileFault] = []
@@ -108,7 +108,7 @@ def prepare(
 
 
 def faults_between(migrations: Iterable[Prepared], among: Sequence[MigrationFile]) -> list[FileFault]:
-    """Return what is wrong with what these migrations say of others, of all those `among` which they stand."""
+    """Return what is wrong with these migrations' references to other files; `among` is all files."""
     faults: list[FileFault] = []
     names = {file.name for file in among}
     for migration in migrations:
@@ -127,7 +127,7 @@ def faults_between(migrations: Iterable[Prepared], among: Sequence[MigrationFile
 
 
 def load_files(path: str, limit: int, *, repeating: bool) -> Directory:
-    """Read names and checksums of the migration files. Raises MigrationFilesError, for wrong names as well."""
+    """Read the names and checksums of the migration files. Raises MigrationFilesError if a name is bad."""
     directory = migration_files.load_directory(path, limit, repeating=repeating)
     if directory.faults:
         refuse_bad_names(directory)
@@ -135,13 +135,13 @@ def load_files(path: str, limit: int, *, repeating: bool) -> Directory:
 
 
 def refuse_bad_names(directory: Directory) -> None:
-    """Raise MigrationFilesError if a name is bad, with the faults inside the other files beside it."""
+    """Raise MigrationFilesError if a name is bad; it also lists the faults inside the other files."""
     if directory.faults:
         raise bad_files([*directory.faults, *(fault for file in directory.files for fault in examine(file)[1])])
 
 
 def bad_files(faults: Sequence[FileFault], remedy: str = _CORRECT) -> MigrationFilesError:
-    """Return the error for bad files; the first of the `faults` is in its message, all are in its list."""
+    """Return the error for bad files. Its message has the first of the `faults`, its list has all."""
     return MigrationFilesError(
         f"{count(len(faults), 'error')} in the migration files; nothing was run: {faults[0]}",
         faults=tuple(str(fault) for fault in faults),
@@ -150,7 +150,7 @@ def bad_files(faults: Sequence[FileFault], remedy: str = _CORRECT) -> MigrationF
 
 
 def examine_reverse(file: MigrationFile, *, escapes: bool = False) -> tuple[Prepared | None, list[FileFault]]:
-    """Return a file that takes a migration back, and everything that is wrong with it: it must be one transaction."""
+    """Return a down migration, and everything that is wrong with it: it must be one transaction."""
     reverse, faults = examine(file, escapes=escapes)
     if reverse is not None and not faults and (names := reverse.advice.directives.refresh):
         message = (
@@ -191,7 +191,7 @@ def not_in_a_reverse_file(number: int) -> str:
 
 
 def prepare_repeatables(directory: Directory, *, escapes: bool) -> tuple[Prepared, ...]:
-    """Return all files in repeatable/ in the order in which they run. Raises MigrationFilesError with every fault."""
+    """Return all files in repeatable/, in the order in which they run. Raises MigrationFilesError with every fault."""
     prepared, faults = examine_repeatables(directory, escapes=escapes)
     if faults:
         raise bad_files(faults)
@@ -199,7 +199,7 @@ def prepare_repeatables(directory: Directory, *, escapes: bool) -> tuple[Prepare
 
 
 def refuse_unknown_refresh(migrations: Iterable[Prepared], directory: Directory) -> None:
-    """Raise MigrationFilesError if a migration names a repeatable file to be refreshed that is not there."""
+    """Raise MigrationFilesError if a migration's `refresh` names a repeatable file that does not exist."""
     if faults := [fault for one in migrations for fault in unknown_refresh(one, directory)]:
         raise bad_files(faults)
 
@@ -210,7 +210,7 @@ def refreshed_by(migrations: Iterable[Prepared]) -> set[str]:
 
 
 def unknown_refresh(one: Prepared, directory: Directory) -> list[FileFault]:
-    """Return a fault for each repeatable file that a migration names and that is not there."""
+    """Return a fault for each repeatable file that a migration's `refresh` names and that does not exist."""
     known = {file.name for file in directory.repeatables}
     return [
         FileFault((one.file.name,), "refresh", f"refresh = {name}: there is no repeatable/{name}.sql")
@@ -220,7 +220,7 @@ def unknown_refresh(one: Prepared, directory: Directory) -> list[FileFault]:
 
 
 def examine_repeatables(directory: Directory, *, escapes: bool = False) -> tuple[tuple[Prepared, ...], list[FileFault]]:
-    """Return all files in repeatable/ in the order in which they run, and everything that is wrong with them."""
+    """Return all files in repeatable/, in the order in which they run, and everything that is wrong with them."""
     found: dict[str, Prepared] = {}
     faults: list[FileFault] = []
     for file in directory.repeatables:
@@ -239,7 +239,7 @@ def examine_repeatables(directory: Directory, *, escapes: bool = False) -> tuple
 
 
 def _not_with_the_others(one: Prepared) -> list[FileFault]:
-    """Return why a file cannot be in one transaction with others."""
+    """Return a fault for each reason why a file cannot share a transaction with others."""
     advice, names = one.advice, (one.file.name,)
     what = "all files in repeatable/ are one transaction"
     if advice.units:
@@ -265,16 +265,16 @@ def examine(
     repeatable: bool = False,
     whole: bool = True,
 ) -> tuple[Prepared | None, list[FileFault]]:
-    """Return a migration and everything that is wrong with it, each with its line.
+    """Return a migration and its faults, each with its line.
 
-    `escapes`: whether the server reads its strings with escapes, where a server is known. `in_doubt_only`: as `advise`.
-    `repeatable`: whether it is in repeatable/. `whole`: whether all of its text is in memory, however large it is.
+    `escapes`: whether the server reads strings with escapes; False if there is no server. `in_doubt_only`: as for
+    `advise`. `repeatable`: whether the file is in repeatable/. `whole`: keep all of its text in memory, however large.
     """
     names = (file.name,)
     try:
         found = None if whole or escapes else _in_parts(file)
         if found is None:
-            found = _as_a_whole(file, escapes=escapes, in_doubt_only=in_doubt_only, repeatable=repeatable)
+            found = _in_one_piece(file, escapes=escapes, in_doubt_only=in_doubt_only, repeatable=repeatable)
         source, checksum, advice = found
     except OSError as error:
         return None, [FileFault(names, "unreadable", f"cannot be read: {error.strerror}")]
@@ -300,7 +300,7 @@ def examine(
 
 
 def _in_parts(file: MigrationFile) -> tuple[Text, str, Advice] | None:
-    """Return what `_as_a_whole` does for a large file that is as large files are; None for any other."""
+    """Return what `_in_one_piece` does, for a large file that can be read in parts; None for any other."""
     if os.stat(file.path).st_size <= migration_files.LARGE:
         return None
     from entrypoint.migration.script.streamed import look_through
@@ -309,10 +309,10 @@ def _in_parts(file: MigrationFile) -> tuple[Text, str, Advice] | None:
     return None if found is None else (found.text, found.checksum, found.advice)
 
 
-def _as_a_whole(
+def _in_one_piece(
     file: MigrationFile, *, escapes: bool, in_doubt_only: bool, repeatable: bool
 ) -> tuple[Text, str, Advice]:
-    """Return a file's text, its checksum and the advice about it. Raises OSError and NotUtf8Error."""
+    """Return a file's text, its checksum and the advice on how to run it. Raises OSError and NotUtf8Error."""
     content = migration_files.read_bytes(file.path)
     try:
         text = migration_files.decode(content)

@@ -1,10 +1,10 @@
 r"""psql's backslash commands: where each ends, and which of them a file can do without.
 
-A dump begins with `\restrict`, and many a script with `\set ON_ERROR_STOP on`. Such a command changes nothing about
-what the server is asked, so it is left out. Any other does, or there is nothing here that could carry it out.
+A dump begins with `\restrict`, and many scripts with `\set ON_ERROR_STOP on`. Such a command does not change what is
+sent to the server, so it is left out. Any other is refused: it would change that, or nothing here can carry it out.
 
-Where a command ends is decided as psql does it (`src/bin/psql/psqlscanslash.l`): with its line, or where a backslash
-begins the next command; two backslashes lead back to SQL. There are no comments in it, and quotes end on its line.
+A command ends where psql ends it (`src/bin/psql/psqlscanslash.l`): at the end of the line, or where a backslash begins
+the next command. Two backslashes return to SQL. A command contains no comments, and its quotes close on its line.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _NAME = re.compile(r"[^ \t\n\r\f\v\\]*+")
-# What of a name is shown: `\c'postgres://…'` is a name to psql.
+# As much of a name as messages show: to psql, all of `\c'postgres://…'` is a name.
 _SHOWN = re.compile(r"(?:[A-Za-z_]++[+]?|[^ \t\n\r\f\v]|(?!))?+")
 # `(?!)`: see scanner.py.
 _QUOTED = r"""'(?:[^'\\\n\r]++|\\[^\n\r]|''|(?!))*+'|"[^"\n\r]*+\""""
 _ARGUMENTS = re.compile(rf"""(?:[^\n\r\\'"`]++|{_QUOTED}|(?!))*+""")
 _ARGUMENT = re.compile(rf"""(?:[^ \t\f\v\n\r\\'"`]++|{_QUOTED}|(?!))++""")
-# An argument that means what it looks like: no quotes within, and no variables.
+# An argument that psql takes literally: no quotes inside, and no variables.
 _PLAIN = re.compile(r"""'([^'\\]*+)'|([^'":]++)""")
 _LINE = re.compile(r"[^\n\r]*+")
 
-# As psql reads a boolean: ParseVariableBool in src/bin/psql/variables.c. No value at all is `on` to `\set`.
+# As psql reads a boolean (ParseVariableBool in src/bin/psql/variables.c). `\set` without a value means `on`.
 _ON = ("", "1", "on", *("true"[:length] for length in range(1, 5)), *("yes"[:length] for length in range(1, 4)))
 _OFF = ("0", "of", "off", "n", "no", *("false"[:length] for length in range(1, 6)))
-# Names of UTF-8 to PostgreSQL, without what it does not look at.
+# PostgreSQL's names for UTF-8, without the characters that it ignores.
 _UTF8 = ("utf8", "unicode")
-# Variables that only say what psql prints, each with the values that it takes.
+# Variables that only affect what psql prints, with their allowed values.
 _FOR_PRINTING = {
     "VERBOSITY": ("default", "verbose", "terse", "sqlstate"),
     "SHOW_CONTEXT": ("never", "errors", "always"),
@@ -74,7 +74,7 @@ _REMEDIES = {
 
 
 class Command(NamedTuple):
-    """A backslash command, and what becomes of it: left out, or refused."""
+    """A backslash command, and whether it is left out or refused."""
 
     start: int
     end: int
@@ -83,9 +83,9 @@ class Command(NamedTuple):
     remedy: str
     """What to do about it; empty if the file can do without it."""
     why: str
-    """Why it can."""
+    """Why the file can do without it."""
     variable: str = ""
-    r"""Which one `\set` sets, where the file can do without."""
+    r"""The variable that `\set` sets, if the file can do without the command."""
 
     @property
     def sends(self) -> bool:
@@ -94,15 +94,18 @@ class Command(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The command for a person to see; without its arguments, which may hold a password."""
+        """The command for messages, without its arguments, which may contain a password."""
         return f"\\{self.name} {self.variable}".rstrip()
 
 
 def read(text: str, start: int, line: int, *, first: bool) -> Command:
-    """Return the command whose backslash is at `start`. `first`: whether no SQL comes before it."""
+    """Return the command whose backslash is at `start`.
+
+    `line`: the line of `start`. `first`: whether no SQL comes before it.
+    """
     named = _end(_NAME, text, start + 1)
     name, shown = text[start + 1 : named], text[start + 1 : _end(_SHOWN, text, start + 1)]
-    if shown in (";", ":"):  # no commands: a semicolon, or a colon, that psql does not look at
+    if shown in (";", ":"):  # not commands: an escaped semicolon or colon, which psql passes on
         return Command(start, start + 2, line, shown, _REMEDIES.get(shown, _REMOVE), "")
     end = _end(_ARGUMENTS, text, named)
     values = [_plain(argument) for argument in _ARGUMENT.findall(text, named, end)]
@@ -119,7 +122,7 @@ def read(text: str, start: int, line: int, *, first: bool) -> Command:
 
 
 def blank(text: str, commands: Iterable[Command]) -> str:
-    """Return `text` with spaces for the commands, so that offsets and lines stay true."""
+    """Return `text` with the commands replaced by spaces, so that offsets and lines stay the same."""
     parts: list[str] = []
     done = 0
     for command in commands:
@@ -129,9 +132,9 @@ def blank(text: str, commands: Iterable[Command]) -> str:
 
 
 def _trouble_behind(stop: str, glued: str) -> str:
-    """Return what to do about a harmless command that ends as it should not.
+    """Return what to do about a harmless command that ends in the wrong way; empty if it ends well.
 
-    `stop`: the character that ends its arguments. `glued`: what two backslashes lead back to.
+    `stop`: the character that ends its arguments. `glued`: the character after two backslashes, if there are any.
     """
     if stop == "`":
         return "remove it: psql would run the text in backquotes as a shell command"
@@ -141,7 +144,7 @@ def _trouble_behind(stop: str, glued: str) -> str:
 
 
 def _why_not_needed(name: str, values: Sequence[str | None], *, first: bool) -> str:
-    """Return why the file can do without a command; nothing if it cannot."""
+    """Return why the file can do without a command; empty if it cannot."""
     why = _WHATEVER_FOLLOWS.get(name, "")
     match name, *values:
         case "set", "ON_ERROR_STOP", *value if _joined(value) in _ON:
@@ -172,12 +175,12 @@ def _remedy(name: str, values: Sequence[str | None]) -> str:
 
 
 def _joined(values: Sequence[str | None]) -> str | None:
-    r"""Return the value that `\set` makes of several; None if psql would have to be asked."""
+    r"""Return the value that `\set` puts together from several; None if only psql could tell."""
     return None if None in values else "".join(filter(None, values)).lower()
 
 
 def _plain(argument: str) -> str | None:
-    """Return the value of an argument; None if psql would have to be asked."""
+    """Return the value of an argument; None if only psql could tell."""
     found = _PLAIN.fullmatch(argument)
     return (found[1] or found[2] or "") if found else None
 

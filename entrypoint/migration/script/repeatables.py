@@ -1,7 +1,7 @@
-"""The order in which repeatable files run: `repeatable/NAME.sql`, applied again whenever their text has changed.
+"""The order in which repeatable files run: `repeatable/NAME.sql`, applied again whenever the text changes.
 
-They are for what is made as a whole and can be made again: views, functions, triggers, privileges. They run in the
-order of their names, but each behind those that it names in `-- entrypoint: after = NAME`.
+They define what can be replaced without losing data: views, functions, triggers, privileges. They run in the order of
+their names, except that each runs after the files that it names in `-- entrypoint: after = NAME`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def in_order(names: Iterable[str], after: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], list[FileFault]]:
-    """Return the names in the order in which the files run, and a fault for each name that has no place in it.
+    """Return the names in the order in which the files run, and the faults in their `after` directives.
 
-    `after`: behind which others a file runs. Of those that could be next, the first by its name is.
+    `after`: for each file, those that run before it. Of several files that could be next, the first by name is.
     """
     left = set(names)
     known = frozenset(left)
@@ -39,7 +39,7 @@ def in_order(names: Iterable[str], after: Mapping[str, Sequence[str]]) -> tuple[
 
 
 def _circle(left: set[str], after: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return names of which each runs after the next, and the last after the first. All of them wait for one."""
+    """Return names of which each runs after the next, and the last after the first. Each file `left` waits for one."""
     walked = [min(left)]
     while (following := min(left.intersection(after[walked[-1]]))) not in walked:
         walked.append(following)

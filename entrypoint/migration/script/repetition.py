@@ -1,6 +1,6 @@
-"""Statements of a repeatable file that cannot be repeated, or do nothing the second time. Pure functions over its text.
+"""Finds statements in a repeatable file that fail, or do nothing, the second time. Pure functions over its text.
 
-A file in repeatable/ is applied again whenever it has changed, beside what it has made before.
+A file in repeatable/ is applied again whenever it has changed, while the objects that it created before still exist.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 RULE = "not-repeatable"
 
-# What CREATE may be told to replace.
+# Kinds that have CREATE OR REPLACE.
 _REPLACED = ("AGGREGATE", "FUNCTION", "LANGUAGE", "PROCEDURE", "RULE", "TRANSFORM", "TRIGGER", "VIEW")
-# What there is once, and does not change.
+# Kinds that are created once and do not change afterwards.
 _MADE_ONCE = ("EXTENSION", "SCHEMA")
-# What keeps data, or takes long to make: to change it takes a migration.
+# Kinds that hold data or take long to create: changing one takes a migration.
 _KEPT = ("INDEX", "MATERIALIZED VIEW", "SEQUENCE", "TABLE")
-# Words between CREATE and what it makes.
+# Words that may come between CREATE and the kind of object.
 _BETWEEN = ("TEMP", "TEMPORARY", "UNLOGGED", "UNIQUE", "FOREIGN", "RECURSIVE", "CONSTRAINT", "TRUSTED", "PROCEDURAL")
 _INTO_A_MIGRATION = "Put it into a numbered migration."
 
 
 class Unrepeatable(NamedTuple):
-    """One such statement."""
+    """A statement that cannot be repeated, why, and what to do about it."""
 
     statement: Statement
     message: str
@@ -36,7 +36,7 @@ class Unrepeatable(NamedTuple):
 
 
 def unrepeatable(text: str, statements: Sequence[Statement]) -> tuple[Unrepeatable, ...]:
-    """Return the statements of a repeatable file that are none. What the file drops first, it may make."""
+    """Return the statements that do not belong in a repeatable file. It may create anything that it drops first."""
     found: list[Unrepeatable] = []
     dropped: set[str] = set()
     for statement in statements:
@@ -86,7 +86,7 @@ def _why_not_created(words: tuple[str, ...], dropped: set[str]) -> tuple[str, st
 
 
 def _kind_and_place(words: tuple[str, ...]) -> tuple[str, int]:
-    """Return what kind of object a CREATE or a DROP is about, and the place behind that word."""
+    """Return the kind of object that a CREATE or DROP is about, and the place after it."""
     place = behind(words, 1, "OR", "REPLACE")
     while words[place : place + 1] and words[place] in _BETWEEN:
         place += 1

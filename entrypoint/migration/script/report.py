@@ -1,4 +1,4 @@
-"""Show an error in a migration as psql would: file and line, the line with a caret, SQLSTATE, detail, hint, context.
+"""Shows an error in a migration as psql would: file and line, the line with a caret, SQLSTATE, detail, hint, context.
 
 Pure functions from a text and an error to text.
 """
@@ -41,9 +41,9 @@ def spot(text: Text, offset: int) -> Spot:
 
 
 def excerpt(place: Spot, *, caret: bool) -> list[str]:
-    """Return the line of a place, cut to a readable width, with a caret under its column."""
+    """Return the line at `place`, cut to a readable width, and below it a caret under its column if wanted."""
     line = place.text.replace("\t", _TAB)
-    # Before anything is cut off: of half a password nobody could tell that it is one.
+    # Mask before cutting: half a password can no longer be recognized as one.
     shown = foreign(line)
     column, caret = place.column, caret and shown == line
     column = min(column, len(shown))
@@ -70,9 +70,9 @@ def render(
 ) -> str:
     """Return the whole report about an `error` in a file's `text`.
 
-    `offset`: the character that the error points at. `statement_start`: where the statement that failed begins,
-    for errors that point nowhere, such as those raised by a function. Both None: the file is not to blame.
-    `hidden`: do not show the line.
+    `offset`: the character that the error points at. `statement_start`: where the failed statement begins, for errors
+    without a position, such as those raised by a function. If both are None, the file is not the cause. `hidden`: do
+    not show the line.
     """
     where = offset if offset is not None else statement_start
     if where is None:
@@ -92,9 +92,9 @@ def render(
 
 
 def complain(text: str, statement: str, complaint: SyntaxComplaint) -> tuple[str, list[str]]:
-    """Return what the parser says of a `text`, and the line with a caret.
+    """Return the parser's message about a `text`, and the line with a caret.
 
-    `statement`: the one that it is about. If that may contain a password, nothing of it is quoted.
+    `statement`: the statement that it is about. If that may contain a password, the line is not shown.
     """
     if may_hold_password(statement):
         return foreign(mask_quoted(complaint.message)), [f"LINE {complaint.line}: ({_NOT_SHOWN})"]

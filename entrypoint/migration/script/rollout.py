@@ -1,8 +1,8 @@
-"""What files say about the rollout of a release: which of them run after it, and which images may still start then.
+"""Reads the directives about a release's rollout: which files run after it, and which images can start afterwards.
 
-A start asks this of files that are not applied, and of all files only where a floor is not met by their names. While
-files with `phase = after` are outstanding, each start comes here: so without the scanner, where a file's first lines
-are as they nearly always are.
+A start reads them in files that are not applied, and in all files only if the image has no file with a floor's name.
+While files with `phase = after` are outstanding, every start does so. That is why the scanner is not loaded unless a
+file begins in an unusual way.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ REPLACES = "replaces"
 AFTER = "after"
 
 _MARK = "entrypoint"
-# Bytes of a large file in which its first statement nearly always begins.
+# The first statement of a large file nearly always begins within this many bytes.
 _HEAD = 1 << 16
 _WHITE = " \t\n\r\f\v"
 
 
 class Rollout(NamedTuple):
-    """What a file says about the rollout."""
+    """A file's directives about the rollout."""
 
     after: bool = False
-    """Whether it is to run when no replica of an earlier release is left."""
+    """Whether to run it only when no replica of an earlier release is left."""
     requires: int | None = None
-    """The number of a migration that must be completed before."""
+    """The number of a migration that must be completed first."""
     floor: str | None = None
-    """The name of a file: once this one is applied, an image without that file does not start any more."""
+    """The name of a file: once this one is applied, an image without that file no longer starts."""
     replaces: tuple[str, ...] = ()
-    """The names of files for which this one stands, where a floor names them."""
+    """The names of files that this one replaces: a floor with such a name is met by this file."""
 
 
 ORDINARY = Rollout()
-# What was read in this process, by path and checksum: whoever waits for the lock asks again and again.
+# What this process has read, by path and checksum: a replica that waits for the lock asks again and again.
 _read: dict[tuple[str, str], Rollout] = {}
 
 
 def rollouts(files: Iterable[MigrationFile]) -> dict[int, Rollout]:
-    """Return, by number, what those of `files` say about the rollout that say anything."""
+    """Return, by number, the rollout of each file that has directives about it."""
     found = {file.number: rollout_of(file) for file in files}
     return {number: rollout for number, rollout in found.items() if rollout != ORDINARY}
 
 
 def rollout_of(file: MigrationFile) -> Rollout:
-    """Return what a file says about the rollout; what is wrong with it is said where it is to run."""
+    """Return a file's directives about the rollout. Errors in them are reported when the file is about to run."""
     key = (file.path, file.checksum)
     if key not in _read:
         _read[key] = _rollout_at(file.path)
@@ -63,7 +63,7 @@ def rollout_of(file: MigrationFile) -> Rollout:
 
 
 def said_in(text: str) -> Rollout:
-    """Return what a text says about the rollout, as far as it says it well."""
+    """Return a text's directives about the rollout, as far as they are well-formed."""
     said: dict[str, str] = {}
     replaces: list[str] = []
     for line in _directives(text):
@@ -82,7 +82,7 @@ def said_in(text: str) -> Rollout:
 
 
 def is_number(text: str) -> bool:
-    """Tell whether a text is the number of a migration."""
+    """Tell whether a text can be the number of a migration."""
     return text.isascii() and text.isdecimal() and len(text) <= migration_files.MOST_DIGITS
 
 
@@ -97,14 +97,14 @@ def _rollout_at(path: str) -> Rollout:
 
 
 def _top(path: str) -> bytes:
-    """Return a file's content; of a large one what comes above its first statement, if that can be told."""
+    """Return a file's content; for a large one, only its beginning, if the first statement begins there."""
     descriptor, size = migration_files.opened(path)
     try:
         if size > migration_files.LARGE:
             from entrypoint.migration.script import scanner
 
             head = os.pread(descriptor, _HEAD, 0)
-            # As bytes, of which each is a character: only ASCII is looked for.
+            # In Latin-1 each byte is a character. That is enough to find ASCII.
             if scanner.has_statement(head.removeprefix(migration_files.BYTE_ORDER_MARK).decode("latin-1")):
                 return head
     finally:
@@ -113,7 +113,7 @@ def _top(path: str) -> bytes:
 
 
 def _directives(text: str) -> Iterator[str]:
-    """Yield what stands after `-- entrypoint:` above the first statement, as `scanner.directives` finds it."""
+    """Yield the text after each `-- entrypoint:` above the first statement, as `scanner.directives` does."""
     pos = 0
     while True:
         while pos < len(text) and text[pos] in _WHITE:

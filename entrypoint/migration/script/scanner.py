@@ -1,12 +1,12 @@
-"""Split a script into its statements by PostgreSQL's lexical rules, without a parser.
+"""Splits a script into statements by PostgreSQL's lexical rules, without a parser.
 
-The rules are those of the documentation's chapter 4.1 "Lexical Structure" and of `src/backend/parser/scan.l`;
-where a statement ends is decided as psql does it (`src/fe_utils/psqlscan.l`). `standard_conforming_strings`
-is taken to be on, as it is by default since version 9.1; `strings` makes such a text of one that is read otherwise.
+The rules are those of chapter 4.1 "Lexical Structure" of PostgreSQL's documentation and of `src/backend/parser/scan.l`.
+A statement ends where psql ends it (`src/fe_utils/psqlscan.l`). The scanner assumes that `standard_conforming_strings`
+is on, the default since version 9.1; module `strings` converts texts for which it is off.
 
-One regular expression swallows whatever cannot end a statement, in long runs; Python looks only at what is
-left: semicolons, deep parentheses, comments, dollar quotes, strings with escapes. Every quantifier in it is
-possessive, so it never goes back, and the time is linear in the text.
+One regular expression skips everything that cannot end a statement, in long runs. Python code handles only the rest:
+semicolons, deep parentheses, comments, dollar quotes, strings with escapes. Every quantifier is possessive, so the
+expression never backtracks, and the time is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -24,36 +24,35 @@ if TYPE_CHECKING:
 
     from entrypoint.migration.script.psql import Command
 
-# Enough for the longest beginning that anybody asks about, which has 19:
+# Enough for the longest beginning that matters, which has 19:
 # ALTER TABLE IF EXISTS ONLY a.b.c * DETACH PARTITION a.b.c CONCURRENTLY
 WORD_LIMIT = 24
 
 ROW_STATEMENTS = {(word,) for word in ("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES", "WITH")}
-"""Statements that only read or write rows keep their first word alone: they are many, and no more is asked."""
+"""Statements that only read or write rows. Only their first word is kept: they are many, and nothing needs more."""
 
 _SPACE = " \t\n\r\f\v"
-_STARTS = "_'\"$/-"  # what may begin something longer than itself, besides letters and digits
+_STARTS = "_'\"$/-"  # may begin a longer token, as letters and digits may
 _STOPS = _STARTS + ";()\\"
 
 _ASCII = [chr(code) for code in range(128)]
 
 
 def _ascii(keep: Callable[[str], bool]) -> str:
-    """Return the ASCII characters that pass a test, as the inside of a regular expression's set."""
+    """Return the ASCII characters that pass a test, escaped for use inside a set of a regular expression."""
     return re.escape("".join(filter(keep, _ASCII)))
 
 
-# Every character beyond ASCII belongs to an identifier, even a no-break space: scan.l, {ident_start}. The
-# sets are written as what they leave out of ASCII, because a set that spans Unicode takes `re` milliseconds
-# to compile.
+# Every character beyond ASCII is part of an identifier, even a no-break space (scan.l, {ident_start}). The sets list
+# the ASCII characters that they exclude, because `re` takes milliseconds to compile a set that spans Unicode.
 _LETTER = f"[^{_ascii(lambda c: not c.isalpha() and c != '_')}]"
 _LETTER_OR_DIGIT = f"[^{_ascii(lambda c: not c.isalnum() and c != '_')}]"
 _IDENTIFIER = rf"{_LETTER}[^{_ascii(lambda c: not c.isalnum() and c not in '_$')}]*+"
-# `(?!)` matches nothing. It ends each group that is repeated possessively, as before Python 3.11.5 (gh-106052) such a
-# group kept what its last alternative had consumed before that failed.
+# `(?!)` never matches. It ends each group that is repeated possessively: before Python 3.11.5 (gh-106052) such a group
+# kept what its last alternative had consumed before it failed.
 _PLAIN_STRING = r"'(?:[^']++|''|(?!))*+'"
 _QUOTED_NAME = r'"(?:[^"]++|""|(?!))*+"'
-# E'…' is left out: only in it does a backslash hide a quote. The prefixes B, X, N and U& read as an
+# E'…' is not included: only there does a backslash escape a quote. The prefixes B, X, N and U& are read as an
 # identifier before a string, which ends at the same place.
 _PIECE = (
     rf"[{_ascii(lambda c: not c.isalpha() and c not in _STOPS)}]++"
@@ -68,7 +67,7 @@ _GROUP = rf"\((?:{_PIECE}|\((?:{_PIECE}|\((?:{_PIECE}|(?!))*+\)|(?!))*+\)|(?!))*
 _RUN = re.compile(rf"(?:{_PIECE}|{_GROUP}|(?!))*+")
 _ONE_PIECE = re.compile(rf"(?:{_PIECE}|(?!))?+")
 _WORD = re.compile(rf"(?![eE]'){_IDENTIFIER}")
-# Nearly every token, after white space: a bare word, or a number or punctuation that begins nothing longer.
+# Nearly every token, after white space: an unquoted word, a number, or punctuation that cannot begin a longer token.
 _EASY_TOKEN = re.compile(
     rf"[{_SPACE}]*+(?:({_WORD.pattern})"
     rf"|([0-9][0-9.]*+|[{_ascii(lambda c: not c.isalnum() and c not in _SPACE + _STARTS)}]))"
@@ -83,10 +82,10 @@ _BLANK = re.compile(rf"(?:[{_SPACE}]++|--[^\n\r]*+|(?!))*+")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _DOLLAR_QUOTE = re.compile(rf"\$(?:{_LETTER}{_LETTER_OR_DIGIT}*+|(?!))?+\$")
 _ESCAPE_STRING = re.compile(r"[eE]'(?:[^'\\]++|\\.|''|(?!))*+'", re.DOTALL)
-# Strings with only a line break between them are one, of the first one's kind: scan.l, {quotecontinue}.
+# Strings separated only by a line break are one string, of the first one's kind (scan.l, {quotecontinue}).
 _CONTINUED = re.compile(r"(?:[ \t\f\v]++|--[^\n\r]*+|(?!))*+[\n\r](?:[ \t\n\r\f\v]++|--[^\n\r]*+[\n\r]|(?!))*+(?=')")
 _CONTINUATION = re.compile(r"'(?:[^'\\]++|\\.|''|(?!))*+'", re.DOTALL)
-# Whatever holds no string, where strings have backslashes: not even B'…' and X'…' begin in it, which never have.
+# Text that contains no string, for when strings have escapes. B'…' and X'…', which never have, may not begin in it.
 _BETWEEN_STRINGS = re.compile(
     rf"(?:[{_ascii(lambda c: not c.isalpha() and c not in _STARTS + chr(92))}]++"
     rf"|(?![eEbBxX]'){_IDENTIFIER}|{_QUOTED_NAME}"
@@ -101,17 +100,17 @@ _NEAR_DIRECTIVE = re.compile(
     r"[ \t]*+[:=;\uFF1A]?+([^\n\r*]*+)"
 )
 _NAME = "entrypoint"
-# So much of a comment is looked at for it, in characters.
+# How many characters of a comment to search for the name.
 _NEAR = 1000
 
 
 class Statement(NamedTuple):
-    """A statement: where it is, and its first tokens.
+    """A statement: its place, and its first tokens.
 
-    `words` holds at most `WORD_LIMIT` tokens: bare words in upper case, numbers and strings of up to seven
-    characters as they are, and for the rest a placeholder: `"` for a quoted identifier, `'` for a string, `$`
-    for a dollar-quoted one, the character itself for punctuation. Statements that only read or write rows
-    keep their first word alone.
+    `words` has at most `WORD_LIMIT` tokens: unquoted words, and strings of up to seven characters, in upper case;
+    numbers as they are; and placeholders for the rest: `"` for a quoted identifier, `'` for a longer string, `$` for a
+    dollar-quoted one, the character itself for punctuation. For statements that only read or write rows, `words` has
+    only the first word.
     """
 
     start: int
@@ -121,7 +120,7 @@ class Statement(NamedTuple):
 
 
 class ScriptFault(NamedTuple):
-    """Something that cannot work, found before anything runs: where it is, what it is and what to do."""
+    """Something that cannot work, found before anything runs: its place, and a message that says what to do."""
 
     offset: int
     line: int
@@ -129,7 +128,7 @@ class ScriptFault(NamedTuple):
 
 
 class Directive(NamedTuple):
-    """What stands after `-- entrypoint:`, as it is written, and where."""
+    """The text after `-- entrypoint:`, as written, and the place of the comment."""
 
     offset: int
     line: int
@@ -137,31 +136,31 @@ class Directive(NamedTuple):
 
 
 class Script(NamedTuple):
-    """What `scan` found in a text."""
+    """The result of `scan`."""
 
     statements: tuple[Statement, ...]
     faults: tuple[ScriptFault, ...]
     commands: tuple[Command, ...]
-    """Those of psql's that the file can do without."""
+    """The psql commands that the file can do without."""
 
 
 class UnterminatedError(ValueError):
-    """A quote or a comment that begins at `offset` and is never closed."""
+    """A quote or a comment begins at `offset` and is never closed."""
 
     def __init__(self, offset: int, message: str) -> None:
-        """Take the place where it begins, and what to tell the file's author."""
+        """Take the place where it begins, and the message for the file's author."""
         super().__init__(message)
         self.offset = offset
         self.message = message
 
 
 def scan(text: str) -> Script:
-    """Split `text` into statements, and list what can be seen to be wrong. Never raise, whatever the text."""
+    """Split `text` into statements, and list the faults that are visible without a parser. Never raises."""
     return _Scan(text).run()
 
 
 def scan_without_commands(text: str) -> tuple[str, Script]:
-    """Return `text` with spaces for those of psql's commands that it can do without, and what is found in it then."""
+    """Return `text` with spaces in place of the psql commands that it can do without, and the scan of that text."""
     script = scan(text)
     if not script.commands:
         return text, script
@@ -170,7 +169,7 @@ def scan_without_commands(text: str) -> tuple[str, Script]:
 
 
 def directives(text: str) -> tuple[Directive, ...]:
-    """Return what stands after `-- entrypoint:` above the first statement."""
+    """Return the text after each `-- entrypoint:` above the first statement."""
     return tuple(
         Directive(pos, text.count("\n", 0, pos) + 1, found[1].strip())
         for pos, _ in _comments_above(text)
@@ -179,9 +178,9 @@ def directives(text: str) -> tuple[Directive, ...]:
 
 
 def near_directives(text: str) -> tuple[Directive, ...]:
-    """Return what reads like a directive above the first statement and is a comment, by the word that begins it.
+    """Return the comments above the first statement that begin almost like a directive, as text without the name.
 
-    As `-- Entrypoint: x`, `-- entrypiont; x`, `-- pg-entrypoint: x` and `/* entrypoint: x */` do: what stands after it.
+    Examples: `-- Entrypoint: x`, `-- entrypiont; x`, `-- pg-entrypoint: x` and `/* entrypoint: x */`.
     """
     return tuple(
         Directive(pos, text.count("\n", 0, pos) + 1, found[2].strip())
@@ -193,7 +192,7 @@ def near_directives(text: str) -> tuple[Directive, ...]:
 
 
 def _is_nearly_our_name(word: str) -> bool:
-    """Tell whether a word is the program's name, be it with a wrong letter, two turned, one more or one too few."""
+    """Tell whether a word is the program's name, or differs by one letter wrong, missing or added, or two swapped."""
     word = word.lower().replace("-", "").replace("_", "").replace(" ", "")
     begins = next((at for at, (one, other) in enumerate(zip(word, _NAME, strict=False)) if one != other), len(_NAME))
     turned = zip(reversed(word), reversed(_NAME), strict=False)
@@ -202,13 +201,13 @@ def _is_nearly_our_name(word: str) -> bool:
 
 
 def has_statement(text: str) -> bool:
-    """Tell whether there is anything in a text but what may come above its first statement."""
+    """Tell whether a text contains anything but white space, comments and psql commands."""
     *_, (_, end) = ((0, 0), *_comments_above(text))
     return _end(_WHITE, text, end) < len(text)
 
 
 def _comments_above(text: str) -> Iterator[tuple[int, int]]:
-    """Yield where each comment, and each command of psql's, above the first statement begins and ends."""
+    """Yield the start and end of each comment and each psql command above the first statement."""
     pos = _end(_WHITE, text, 0)
     while text.startswith(("--", "/*", "\\"), pos):
         try:
@@ -227,7 +226,7 @@ def _comments_above(text: str) -> Iterator[tuple[int, int]]:
 
 
 def skip(text: str, pos: int) -> int:
-    """Return the offset of the first token at or after `pos`, or the text's length."""
+    """Return the offset of the first token at or after `pos`; the text's length if there is none."""
     while True:
         pos = _end(_BLANK, text, pos)
         if not text.startswith("/*", pos):
@@ -236,7 +235,7 @@ def skip(text: str, pos: int) -> int:
 
 
 def words(text: str, start: int, end: int, limit: int = WORD_LIMIT) -> tuple[str, ...]:
-    """Return the first `limit` tokens between two offsets, in the form that `Statement` describes."""
+    """Return the first `limit` tokens between two offsets, in the form of `Statement.words`."""
     found: list[str] = []
     try:
         while len(found) < limit:
@@ -258,7 +257,7 @@ def words(text: str, start: int, end: int, limit: int = WORD_LIMIT) -> tuple[str
 
 
 def tokens(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield where each token between two offsets begins and ends; an operator is a token for each character."""
+    """Yield the start and end of each token between two offsets. Each character of an operator is a token."""
     try:
         while (start := skip(text, start)) < end:
             stop = _token_end(text, start)
@@ -269,7 +268,7 @@ def tokens(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def line_comments(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the stretches of white space and line comments between the tokens of a text."""
+    """Yield the start and end of each run of white space and line comments between the tokens of a text."""
     pos = 0
     try:
         while pos < len(text):
@@ -287,9 +286,9 @@ def line_comments(text: str) -> Iterator[tuple[int, int]]:
 
 
 def strings_with_escapes(text: str) -> Iterator[tuple[int, int]]:
-    """Yield where the ordinary strings of a text are, quotes included, if a backslash in them begins an escape.
+    """Yield the start and end of each ordinary string, with its quotes, if a backslash begins an escape in them.
 
-    One that is never closed ends with the text.
+    A string that is never closed ends with the text.
     """
     pos, length = 0, len(text)
     try:
@@ -312,7 +311,7 @@ def strings_with_escapes(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _as_word(token: str) -> str:
-    """Return the placeholder for a token that is neither a bare word nor a number."""
+    """Return the placeholder for a token that is neither an unquoted word nor a number."""
     if len(token) > 1 and token[-1] in "'$":
         return token.upper() if token[0] == "'" and len(token) <= len("'false'") else token[-1]
     return token[0]
@@ -334,7 +333,7 @@ def _comment_end(text: str, pos: int) -> int:
 
 
 def _token_end(text: str, pos: int) -> int:
-    """Return the offset after the token that begins at `pos`. Operators count by the character."""
+    """Return the offset after the token that begins at `pos`. Each character of an operator is a token."""
     char = text[pos]
     if char == "'" or text.startswith(("e'", "E'"), pos):
         return _string_end(text, pos)
@@ -369,26 +368,26 @@ def _string_end(text: str, pos: int) -> int:
 
 
 class Skim:
-    """Looks for the end of one statement without keeping it: of an INSERT of 100 MB, say.
+    """Looks for the end of one statement, such as an INSERT of 100 MB, without keeping its text.
 
-    It reads bytes as if each were a character, as all that are beyond ASCII belong to names, or to what is quoted.
+    It treats each byte as a character: bytes beyond ASCII only occur in names, quotes and comments.
     """
 
     def __init__(self) -> None:
-        """Begin somewhere above the statement."""
+        """Start somewhere before the statement."""
         self._begun = False
         self._parentheses = 0
         self.ended = False
         """Whether the statement's semicolon has been found."""
 
     def over(self, content: bytes, *, last: bool) -> int:
-        """Read on; return how many of the bytes are done with: all up to the semicolon, or less than there are.
+        """Read on; return how many of the bytes are finished. At the statement's semicolon, it stops.
 
-        The rest is to be given again, with more behind it, unless these are the file's `last`. Raises ValueError at a
-        command of psql's.
+        The caller must pass the remaining bytes again, followed by more, unless these are the file's `last`. Raises
+        ValueError at a psql command.
         """
         text = content.decode("latin-1")
-        # What begins before that is there as a whole, unless a blank is in it: then it is quoted, or a comment.
+        # Tokens that begin before the last white space are complete, unless they contain it: quotes and comments.
         limit = len(text) if last else max(map(text.rfind, _SPACE)) + 1
         pos = 0
         try:
@@ -408,7 +407,7 @@ class Skim:
         return pos
 
     def _token(self, text: str, pos: int, *, last: bool) -> int | None:
-        """Return the offset after the token that stops a run; None if more has to be there to tell."""
+        """Return the offset after the token that stops a run; None if more text is needed to tell."""
         char = text[pos]
         if char == "\\":
             raise ValueError(char)
@@ -416,7 +415,7 @@ class Skim:
             self.ended = self._begun and not self._parentheses
             return pos + 1
         stop = _token_end(text, pos)
-        # Behind a string with escapes another one may go on.
+        # A string with escapes may be continued by another one.
         goes_on = stop == len(text) or (char in "eE" and skip(text, stop) == len(text))
         if goes_on and not last:
             return None
@@ -426,7 +425,7 @@ class Skim:
 
 
 class _Scan:
-    """One pass over a text: the statements and faults found so far, and the statement that is open."""
+    """One pass over a text: the statements and faults found so far, and the open statement."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -443,12 +442,12 @@ class _Scan:
         self.start = -1
         self.first: tuple[str, ...] = ()  # its first word
         self.start_line = 0
-        self.last = 0  # after its last token, perhaps with white space
+        self.last = 0  # the offset after its last token, or after white space that follows
         self.parentheses = 0
         self.routine = False  # CREATE FUNCTION or PROCEDURE: it may have a body with semicolons
-        self.bodies = 0  # BEGIN ATOMIC that are open
+        self.bodies = 0  # how many BEGIN ATOMIC are open
         self.nested = False  # whether the body's statement is itself a CREATE FUNCTION or PROCEDURE
-        self.before = ""  # the token before, in upper case; followed in routines only
+        self.before = ""  # the previous token in upper case; only tracked in routines
 
     def run(self) -> Script:
         text, length = self.text, len(self.text)
@@ -482,7 +481,7 @@ class _Scan:
             self.routine = self.is_routine(pos)
 
     def step(self, pos: int) -> int:
-        """Take the next run of pieces, or the one token that stops it; return the offset after it."""
+        """Skip the next run of pieces, or the one token that stops a run; return the offset after it."""
         stop = _end(_ONE_PIECE if self.routine else _RUN, self.text, pos)
         if stop == pos:
             stop = _token_end(self.text, pos)
@@ -493,10 +492,10 @@ class _Scan:
         return stop
 
     def follow(self, token: str, start: int) -> None:
-        """Follow the body of an SQL-standard function, from BEGIN ATOMIC to END.
+        """Track the body of an SQL-standard function, from BEGIN ATOMIC to END.
 
-        Its statements each end with a semicolon (gram.y, routine_body_stmt_list), and none of them begins with END:
-        so the END that ends it is the one where a statement could begin. Any other belongs to a CASE, or is a name.
+        Each of its statements ends with a semicolon (gram.y, routine_body_stmt_list), and none begins with END. So an
+        END where a statement could begin closes the body. Any other END belongs to a CASE, or is a name.
         """
         word = token.upper()
         if not word:
@@ -511,7 +510,7 @@ class _Scan:
         self.before = word
 
     def is_routine(self, start: int) -> bool:
-        """Tell whether a CREATE FUNCTION or PROCEDURE begins here."""
+        """Tell whether a CREATE FUNCTION or CREATE PROCEDURE begins at `start`."""
         return bool(_ROUTINE.match(" ".join(words(self.text, start, len(self.text), limit=4))))
 
     def semicolon(self, pos: int) -> int:
@@ -523,7 +522,7 @@ class _Scan:
                 self.before = ";"
             return pos + 1
         if self.close() and self.copy_data:
-            # The data begins on the next line. Without an end mark there is none, and what follows is SQL.
+            # The data begins on the next line. Without an end mark there is no data, and SQL follows.
             mark = _COPY_END.search(self.text, _end(_LINE, self.text, pos))
             self.copy_data = mark is not None
             return mark.end() if mark else pos + 1
@@ -553,7 +552,7 @@ class _Scan:
         return way == "FROM"
 
     def meta_command(self, pos: int) -> int:
-        """Take a backslash outside quotes, which is never SQL, and what belongs to it; report it if it is needed."""
+        """Read the psql command at a backslash outside quotes, which is never SQL; add a fault if it is needed."""
         command = psql.read(self.text, pos, self.line_at(pos), first=self.start < 0 and not self.statements)
         if not command.remedy and self.in_a_string(command.end):
             command = command._replace(remedy="write it above the statement")
@@ -568,7 +567,7 @@ class _Scan:
         return command.end
 
     def in_a_string(self, end: int) -> bool:
-        r"""Tell whether a string may go on behind a command that ends there: E'a' and '\'' on two lines are one."""
+        r"""Tell whether a string may continue after a command that ends at `end`, like E'a' and '\'' on two lines."""
         last = self.last
         while last > self.start >= 0 and self.text[last - 1] in _SPACE:
             last -= 1
@@ -578,7 +577,7 @@ class _Scan:
         self.faults.append(ScriptFault(offset, self.line_at(offset), message))
 
     def line_at(self, offset: int) -> int:
-        """Return the line of an offset. Asked in ascending order, all answers together read the text once."""
+        """Return the line of an offset. If asked in ascending order, all calls together read the text once."""
         if offset < self.counted:
             return self.line - self.text.count("\n", offset, self.counted)
         self.line += self.text.count("\n", self.counted, offset)
@@ -587,10 +586,9 @@ class _Scan:
 
 
 def _copy_way(tokens: tuple[str, ...]) -> str:
-    """Return FROM or TO if a COPY reads from the client or writes to it, else nothing.
+    """Return FROM or TO if a COPY reads from the client or writes to it; otherwise an empty string.
 
-    The grammar takes STDIN and STDOUT for the same (gram.y, copy_file_name). In parentheses stands a query,
-    or names.
+    To the grammar, STDIN and STDOUT are the same (gram.y, copy_file_name). In parentheses there is a query, or names.
     """
     depth = 0
     for word, following in pairwise(tokens):

@@ -1,8 +1,8 @@
-"""Whether a file with transaction control of its own can be one transaction, or runs as units. Pure functions.
+"""Decides whether a file with its own BEGIN and COMMIT can be one transaction, or runs as units. Pure functions.
 
-psql commits after each of the file's blocks, and after each statement outside of one. Left out, those commits make the
-file one transaction with its ledger row, which is what a migration should be; but only where the result is the same.
-So the rule is strict: what is not known to be the same in both runs as units, which is what psql does.
+psql commits after each of the file's blocks, and after each statement outside a block. Leaving out those commits makes
+the file and its ledger row one transaction, as a migration should be; but this is only allowed if the result is the
+same. The rule is strict: unless the result is known to be the same, the file runs as units, as psql would run it.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.scanner import Statement
 
 _GAP = r"(?:\s|--[^\n]*\n|/\*.*?\*/)+"
-# What ends with its transaction, or does nothing outside of one. A false hit only means units.
+# The effect of these ends with the transaction, or is nothing outside one. A false match only means units.
 _ENDS_WITH_TRANSACTION = re.compile(
     rf"\bset{_GAP}local\b|set_config|constraints|\bon{_GAP}commit\b|\bset{_GAP}transaction\b"
     rf"|\bsession{_GAP}characteristics\b|(?:default_)?transaction_(?:isolation|read_only|deferrable)\b",
     re.IGNORECASE | re.DOTALL,
 )
-# As pg_dump has it: for the session, and so the same in both.
+# As pg_dump writes it: for the session, and so the same either way.
 _FOR_THE_SESSION = re.compile(r"set_config\s*\(\s*'[^'\\]*'\s*,\s*'[^'\\]*'\s*,\s*false\s*\)", re.IGNORECASE)
 _DEFERRED = re.compile(rf"\binitially{_GAP}deferred\b", re.IGNORECASE | re.DOTALL)
 _NOT_VALID = re.compile(rf"\bnot{_GAP}valid\b", re.IGNORECASE | re.DOTALL)
 _VALIDATE = re.compile(r"\bvalidate\b", re.IGNORECASE)
-# When the transaction began. In a row it may be compared with another, or have to be unique.
+# The time when the transaction began. Stored in a row, it may be compared with another, or have to be unique.
 _CLOCK = re.compile(r"\bnow\s*\(|\bcurrent_time(?:stamp)?\b|\blocaltime(?:stamp)?\b", re.IGNORECASE)
 _WRITES_ROWS = frozenset(("INSERT", "UPDATE", "DELETE", "MERGE", "WITH"))
 _MAY_CALL = _WRITES_ROWS | {"SELECT", "VALUES", "TABLE"}
-# These do the same whether what comes before them is committed already or not; of all others nobody knows.
+# These do the same whether the statements before them are committed or not; about all others we do not know.
 _THE_SAME = _MAY_CALL | {
     *("ALTER", "ANALYSE", "ANALYZE", "COMMENT", "CREATE", "DROP", "GRANT", "LOCK", "REASSIGN", "RESET", "REVOKE"),
     *("RELEASE", "ROLLBACK", "SAVEPOINT", "SECURITY", "SET", "TRUNCATE"),
 }
-# PostgreSQL's own functions in migrations, and what else can stand before a parenthesis.
+# PostgreSQL's functions that migrations use, and other words that can come before a parenthesis.
 _KNOWN = frozenset(
     """
     abs age all and any array array_agg array_append array_length array_remove array_to_string as between bigint
@@ -60,34 +60,36 @@ class Kind(NamedTuple):
     """What a statement is: transaction control, something that cannot run in a transaction, or neither."""
 
     control: str
+    """Such as `COMMIT AND CHAIN`; empty if it is not transaction control."""
     outside: str
+    """The statement's name if it cannot run in a transaction; otherwise empty."""
 
 
 class LeftOut(NamedTuple):
-    """A statement that is left out of the text that is sent: BEGIN or COMMIT, say."""
+    """A statement that is left out of the text that is sent, such as BEGIN or COMMIT."""
 
     line: int
     what: str
     idle: bool
-    """Whether there is nothing for it to end."""
+    """Whether there is no transaction that it would end."""
 
 
 class Shape(NamedTuple):
-    """How a file with transaction control of its own is to run."""
+    """How to run a file that has its own transaction control."""
 
     units: str
     """Why it runs as units; empty if it is one transaction."""
     asks: bool
-    """Whether it is one transaction only in a database without a trigger that is deferred from the beginning."""
+    """Whether it is one transaction only in a database that has no INITIALLY DEFERRED trigger."""
 
 
 def decide(
     text: str, statements: Sequence[Statement], kinds: Sequence[Kind], blocks: Mapping[int, int], *, modes: bool
 ) -> Shape:
-    """Return how the statements of a text run, which has these `blocks`: each BEGIN and its COMMIT, by their places.
+    """Return how to run the statements of a text.
 
-    `modes`: whether some BEGIN has modes. All other transaction control is a COMMIT or ROLLBACK that ends nothing, or
-    a BEGIN within a block.
+    `blocks`: the index of each BEGIN, with that of its COMMIT. All other transaction control must be a COMMIT or
+    ROLLBACK that ends nothing, or a BEGIN inside a block. `modes`: whether some BEGIN has transaction modes.
     """
 
     def said(indices: Iterable[int]) -> list[tuple[Statement, str]]:
@@ -99,14 +101,14 @@ def decide(
     while count - 1 in idle:
         count -= 1
     alone = blocks.get(0) == count - 1
-    # Where the last of psql's commits begins that comes before the file's end: all before it is committed by then.
+    # The last block, if the file ends with it. psql would have committed everything before it by then.
     last = next((begin for begin, end in blocks.items() if end == count - 1), None)
     inner = max((end for end in (*blocks.values(), *idle) if end < count), default=-1) + 1 if last is None else last
     before, behind = said(range(inner)), said(range(inner, count)) if last is None else []
     units = _nested(statements, kinds, blocks)
     if modes and not alone:
         units = units or "one of its blocks sets its own transaction mode"
-    units = units or _ends_with_transaction([*before, *behind]) or _of_nobody_knows(before)
+    units = units or _ends_with_transaction([*before, *behind]) or _of_unknown_effect(before)
     everything = " ".join(sql for _, sql in said(range(count)))
     if not alone and _NOT_VALID.search(everything) and _VALIDATE.search(everything):
         units = units or "it adds a NOT VALID constraint and validates one"
@@ -123,7 +125,7 @@ def _writes_rows(statement: Statement) -> bool:
 
 
 def _idle(kinds: Sequence[Kind], blocks: Mapping[int, int]) -> frozenset[int]:
-    """Return the places of what ends a transaction where none is."""
+    """Return the indices of transaction control outside the blocks, which ends no transaction."""
     inside = {index for begin, end in blocks.items() for index in range(begin, end + 1)}
     return frozenset(index for index, kind in enumerate(kinds) if kind.control and index not in inside)
 
@@ -145,8 +147,8 @@ def _ends_with_transaction(said: Iterable[tuple[Statement, str]]) -> str:
     return ""
 
 
-def _of_nobody_knows(said: Iterable[tuple[Statement, str]]) -> str:
-    """Return why what is committed before the file's end may depend on that, if so."""
+def _of_unknown_effect(said: Iterable[tuple[Statement, str]]) -> str:
+    """Return why statements may depend on being committed before the file's end; empty if none does."""
     for statement, sql in said:
         word = statement.words[0] if statement.words else ""
         makes_table = word == "CREATE" and re.search(r"\bas\b", sql, re.IGNORECASE) and "TABLE" in statement.words

@@ -1,14 +1,13 @@
-"""Say how a migration file is to be run: as one transaction, statement by statement, or not at all.
+"""Advises how to run a migration file: as one transaction, statement by statement, or not at all.
 
-The server is the judge; this is the adviser. It knows two things about each statement: whether it begins or
-ends a transaction, and whether the server refuses it inside one. PostgreSQL's own parser (`parser`) answers
-where it understands the file; where it does not (a newer syntax, a mistake), or the file is large, the
-statement's first words do. Both give the same answer.
+This is only advice; the server decides. It is based on two facts about each statement: whether it begins or ends a
+transaction, and whether the server refuses it inside one. If PostgreSQL's own parser (`parser`) understands the file,
+it supplies them. If it does not (newer syntax, a mistake), or if the file is large, the statement's first words do.
+Both give the same answer.
 
-The server refuses what calls `PreventInTransactionBlock`: most of the calls are in src/backend/tcop/utility.c
-and src/backend/commands/subscriptioncmds.c. Three are left to the server (SQLSTATE 25001), because only it
-knows its catalog and version: REINDEX, CLUSTER and REPACK of a partitioned table, and ALTER TYPE ... ADD VALUE up
-to version 11.
+The server refuses the statements that call `PreventInTransactionBlock`, most of them in src/backend/tcop/utility.c and
+src/backend/commands/subscriptioncmds.c. Three are left to the server (SQLSTATE 25001), because they depend on its
+catalog or version: REINDEX, CLUSTER and REPACK of a partitioned table, and ALTER TYPE ... ADD VALUE up to version 11.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ if TYPE_CHECKING:
 
 _REMEDY = 'leave transactions to this program, or write "-- entrypoint: no-transaction" above the first statement'
 
-# What is looked at here is a statement's first words, joined by spaces.
+# These match a statement's first words, joined by spaces.
 _BEGINNING = re.compile(r"(BEGIN|START TRANSACTION|PREPARE TRANSACTION(?! AS\b| \())\b")
 _ENDING = re.compile(r"(COMMIT|END|ROLLBACK|ABORT)\b(?: WORK\b| TRANSACTION\b)?(?: AND NO CHAIN\b)?(.*)")
-# What takes no snapshot, so that SET TRANSACTION may come behind it.
+# Statements that take no snapshot, so that SET TRANSACTION may follow them.
 NO_QUERIES = (("SET",), ("RESET",), ("SHOW",), ("BEGIN",), ("START",))
 _MODES = re.compile(
     r"(?:BEGIN(?: WORK| TRANSACTION)?|START TRANSACTION|SET TRANSACTION(?! SNAPSHOT))"
@@ -69,10 +68,10 @@ _REINDEX = re.compile(r"REINDEX (?:\(.*?\) )?(INDEX|TABLE|SCHEMA|DATABASE|SYSTEM
 _REPACK_ALL = re.compile(r"REPACK(?: \(.*?\))?(?: USING INDEX)?")
 _SUBSCRIPTION = re.compile(r"(CREATE|ALTER) SUBSCRIPTION \S+ (\S+(?: PUBLICATION)?)")
 
-# After these a statement of PL/pgSQL can begin.
+# A PL/pgSQL statement can begin after these tokens.
 _BEFORE_PLPGSQL = (";", "BEGIN", "THEN", "ELSE", "LOOP", ">")
 
-# What PostgreSQL has, and the parser's version of it has not yet. To the parser it is shown as a SELECT of nothing.
+# Newer than the parser's version of PostgreSQL. The parser gets an empty SELECT instead.
 _NEWER = (("REPACK",),)
 
 _TREE_CONTROL = {
@@ -92,23 +91,24 @@ _ENDS = ("COMMIT", "ROLLBACK")
 REPACK_CONCURRENTLY = "REPACK (CONCURRENTLY)"
 ADD_VALUE = "ALTER TYPE ... ADD VALUE"
 DIRECTIVE = re.compile(r"(?:^|;)[ \t]*+(--[ \t]*+entrypoint[ \t]*+:)", re.MULTILINE)
-"""What is a directive above the first statement, and nowhere else: a line, or what stands behind a statement."""
+"""Finds directives anywhere, on a line of their own or after a statement. They only count above the first statement."""
 _ADD_VALUE = re.compile(r"\badd\s+value\s+(?:if\s+not\s+exists\s+)?('(?:[^']|'')*')", re.IGNORECASE)
 
 
 class Outside(NamedTuple):
-    """A statement that the server refuses inside a transaction: its place in the list, and its name."""
+    """A statement that the server refuses inside a transaction: its index, and its name."""
 
     statement: int
     what: str
 
 
 class Advice(NamedTuple):
-    """How to run a file; with faults, only why not to.
+    """How to run a file. If it has faults, it must not run.
 
-    `source` is the text to send: a BEGIN and COMMIT around the whole file, and commands of psql's, are replaced by
-    spaces, so that offsets and lines stay true. For BEGIN and COMMIT `wrapped` is set; `statements`, and the numbers in
-    `outside`, leave those two out. `begin` is the statement that begins the transaction, with the file's own options.
+    `source` is the text to send. In it, a BEGIN and COMMIT around the whole file, and psql commands, are replaced by
+    spaces, so that offsets and lines stay the same. `wrapped` says that there was such a BEGIN and COMMIT;
+    `statements`, and the indices in `outside`, do not count these two. `begin` is the statement that begins the
+    transaction, with the file's own transaction modes.
     """
 
     statements: Sequence[Statement]
@@ -119,51 +119,51 @@ class Advice(NamedTuple):
     faults: tuple[ScriptFault, ...]
     parsed: bool
     disputed: bool
-    """Whether the parser takes other parts of the text for statements than the scanner, whose reading this is."""
+    """Whether the parser splits the text into other statements than the scanner; `statements` are the scanner's."""
     directives: Directives
     syntax: SyntaxComplaint | None
     blocks: tuple[tuple[int, int], ...] = ()
-    """Of a file that runs statement by statement: each BEGIN and its COMMIT, by their places in the list."""
+    """In a file that runs statement by statement: the indices of each BEGIN and its COMMIT."""
     idle: tuple[int, ...] = ()
-    """The same for each COMMIT and ROLLBACK without a BEGIN, which do nothing."""
+    """In such a file: the indices of each COMMIT and ROLLBACK without a BEGIN, which do nothing."""
     readings: tuple[Reading, ...] = STANDARD
-    """How its strings are read, from where on."""
+    """How its strings are read, and from where on."""
     odd: bool = False
-    r"""Whether some of its strings do not end where they would by the standard: `'it\\'s'`."""
+    r"""Whether some of its strings do not end where they would by the standard, such as `'it\\'s'`."""
     commands: tuple[Command, ...] = ()
-    """The commands of psql's that are left out."""
+    """The psql commands that are left out."""
     units: str = ""
-    """Why a file runs as units that has transaction control of its own, and does not ask for it; else empty."""
+    """Why a file with its own transaction control runs as units without a directive for that; otherwise empty."""
     left_out: tuple[LeftOut, ...] = ()
-    """What of its transaction control is left out, beside the pair of a file that is `wrapped`."""
+    """The transaction control that is left out, apart from the pair of a file that is `wrapped`."""
     asks: bool = False
-    """Whether it runs as units after all where the database has a trigger that is deferred from the beginning."""
+    """Whether it runs as units after all if the database has an INITIALLY DEFERRED trigger."""
     placeholders: tuple[Placeholder, ...] = ()
-    """Of a file that runs in batches: where the keys of each go."""
+    """In a file that runs in batches: where the keys of each batch go."""
 
     @property
     def body(self) -> str:
-        """The text to send, all of it in memory."""
+        """The whole text to send, in memory."""
         return str(self.source)
 
     @property
     def no_transaction(self) -> bool:
-        """Whether the file says that it is to run statement by statement."""
+        """Whether the file asks to run statement by statement."""
         return self.directives.no_transaction
 
     @property
     def transactional(self) -> bool:
-        """Whether the whole file runs in one transaction, with its ledger row."""
+        """Whether the whole file and its ledger row are one transaction."""
         return not (self.no_transaction or self.outside or self.units or self.batched)
 
     @property
     def batched(self) -> bool:
-        """Whether the file's statement runs in batches, each in a transaction with the ledger's row."""
+        """Whether the file's statement runs in batches, each in one transaction with the ledger's row."""
         return self.directives.batch is not None
 
     @property
     def merged(self) -> bool:
-        """Whether COMMITs were left out between its statements, which psql would have had committed."""
+        """Whether COMMITs between its statements were left out, so that it commits later than with psql."""
         return self.transactional and bool(self.left_out)
 
 
@@ -176,11 +176,11 @@ def advise(
     in_doubt_only: bool = False,
     repeatable: bool = False,
 ) -> Advice:
-    """Return how to run `text`, whatever it holds. Above `parse_limit` characters the parser is not asked.
+    """Return how to run `text`, whatever it contains. The parser is not asked about more than `parse_limit` characters.
 
-    `in_doubt_only`: nor is it about a text so plain that it could say nothing new but where a mistake is.
-    `escapes`: whether the server takes a backslash in an ordinary string for the beginning of an escape. `units`: why
-    it is to run as units, whatever it looks like. `repeatable`: whether the file is in repeatable/.
+    `escapes`: whether the server reads backslash escapes in ordinary strings. `units`: if not empty, run it as units,
+    for this reason. `in_doubt_only`: do not ask the parser about a plain text either, where it could only find syntax
+    errors. `repeatable`: whether the file is in repeatable/.
     """
     declared, _ = directives.read(text, repeatable=repeatable)
     alone = declared.no_transaction or bool(units)
@@ -226,7 +226,7 @@ def _advise(text: str, parse_limit: int, units: str, *, in_doubt_only: bool, rep
     )
     mark = mark_in(text)
     faults += () if mark is None else (mark,)
-    # In repeatable/ all files are read as soon as one has changed: those that were good enough are to stay so.
+    # As soon as one file in repeatable/ has changed, all are read. Those that were accepted before must stay accepted.
     faults += () if repeatable else directives.near(text)
     if faults := script.faults + faults + misplaced_directives(text, statements):
         return advice._replace(faults=tuple(sorted(faults)))
@@ -235,11 +235,11 @@ def _advise(text: str, parse_limit: int, units: str, *, in_doubt_only: bool, rep
         advice = advice._replace(placeholders=placeholders, faults=faults)
         return advice if faults or in_doubt_only or len(text) > parse_limit else _parsed_batch(advice)
 
-    known = _as_the_parser_knows_it(text, statements)
+    known = _without_newer_syntax(text, statements)
     asked = len(text) <= parse_limit and not (in_doubt_only and is_plain(text, statements))
     parsed: list[dict[str, Any]] | SyntaxComplaint | None = None
     if asked:
-        from entrypoint.migration.script import parser  # with threading, which the start of an application does without
+        from entrypoint.migration.script import parser  # it imports threading, which an up-to-date start does not need
 
         parsed = parser.parse(known)
     seen = _from_trees(known, statements, parsed) if isinstance(parsed, list) else None
@@ -249,25 +249,25 @@ def _advise(text: str, parse_limit: int, units: str, *, in_doubt_only: bool, rep
     of_words = [kind_of_words(text, statement) for statement in statements]
     if seen is None:
         return _with_kinds(advice, of_words, units)
-    # Which of the two the server agrees with is not known for certain, so what either finds counts, and there is no
-    # transaction control to be left out but a pair around all.
+    # We do not know which of the two the server agrees with. So the faults of both count, and no transaction control is
+    # left out except a pair around the whole file.
     by_words = _with_kinds(advice, of_words, units, simple=True)
     by_parser = _with_kinds(advice._replace(statements=seen[0]), seen[1], units, simple=True)
     return by_words._replace(disputed=True, faults=tuple(sorted({*by_words.faults, *by_parser.faults})))
 
 
 def _parsed_batch(advice: Advice) -> Advice:
-    """Ask the parser about a statement that runs in batches; the server will take no more than one."""
+    """Ask the parser about a statement that runs in batches."""
     from entrypoint.migration.script import parser
 
-    parsed = parser.parse(batch.as_the_parser_knows_it(advice.body, advice.placeholders))
+    parsed = parser.parse(batch.with_parameters(advice.body, advice.placeholders))
     return advice._replace(parsed=True) if isinstance(parsed, list) else advice._replace(syntax=parsed)
 
 
 def _with_kinds(advice: Advice, kinds: list[Kind], units: str, *, simple: bool = False) -> Advice:
-    """Say how to run the statements of a text, which are of these kinds.
+    """Return how to run statements of these kinds.
 
-    `units`: why it is to run as units. `simple`: whether all transaction control is refused, but a pair around all.
+    `units`: why to run them as units, if so. `simple`: refuse all transaction control but a pair around the whole file.
     """
     text = advice.body
     kinds = [
@@ -284,7 +284,7 @@ def _with_kinds(advice: Advice, kinds: list[Kind], units: str, *, simple: bool =
 
 
 def _is_simple(advice: Advice, kinds: list[Kind]) -> bool:
-    """Tell whether a file has no transaction control, or a pair around all of it, or some that is no valid SQL."""
+    """Tell whether a file has no transaction control, only a pair around the whole file, or some that is invalid."""
     places = [index for index, kind in enumerate(kinds) if kind.control]
     broken = any(
         modes_of(advice.statements[index]) is None
@@ -299,7 +299,7 @@ def _is_simple(advice: Advice, kinds: list[Kind]) -> bool:
 
 
 def _in_its_shape(advice: Advice, kinds: list[Kind]) -> Advice:
-    """Leave the transaction control of a file out, if it can be one transaction all the same; else find its units."""
+    """Leave out the file's transaction control if it can be one transaction nevertheless; otherwise find its units."""
     text, statements = advice.body, advice.statements
     in_units = _in_units(advice, kinds)
     if in_units.faults:
@@ -335,9 +335,9 @@ def _in_its_shape(advice: Advice, kinds: list[Kind]) -> Advice:
 
 
 def _in_units(advice: Advice, kinds: list[Kind]) -> Advice:
-    """Find the blocks of a file that runs statement by statement, and what no block of ours can be.
+    """Find the blocks of a file that runs statement by statement, and the faults in them.
 
-    Each runs in a transaction of the program's, with the fence at its beginning and the ledger's row at its end.
+    Each block runs in one of the program's transactions, which begins with the fence and ends with the ledger's row.
     """
     text = advice.body
     blocks: list[tuple[int, int]] = []
@@ -379,7 +379,7 @@ def _in_units(advice: Advice, kinds: list[Kind]) -> Advice:
 
 
 def _read_otherwise_within(advice: Advice) -> list[ScriptFault]:
-    """Return a fault for each block that sets how its strings are read: the server has read all of it by then."""
+    """Return a fault for each block that changes how its strings are read: by then the server has read all of it."""
     faults = []
     for first, last in advice.blocks:
         begin, end = advice.statements[first], advice.statements[last]
@@ -390,7 +390,7 @@ def _read_otherwise_within(advice: Advice) -> list[ScriptFault]:
 
 
 def _taken_back(text: str, advice: Advice) -> list[ScriptFault]:
-    """Return a fault if a ROLLBACK may take back how strings are read, and that makes a difference further down."""
+    """Return a fault if a ROLLBACK TO may undo a change of how strings are read, and later strings depend on it."""
     turns = [reading.start for reading in advice.readings[1:]]
     savepoint: int | None = None
     for statement in advice.statements if turns else ():
@@ -407,7 +407,7 @@ def _taken_back(text: str, advice: Advice) -> list[ScriptFault]:
 
 
 def _trouble_in_units(kind: Kind, statement: Statement, *, in_block: bool) -> str:
-    """Return why a statement cannot be where it is in a file that runs statement by statement, if so."""
+    """Return why a statement is not allowed in its place in a file that runs statement by statement; empty if it is."""
     if kind.control == "PREPARE TRANSACTION" or kind.control.endswith(" PREPARED"):
         return "a prepared transaction outlives the migration and keeps its locks; run it by hand instead"
     if kind.control.endswith(" AND CHAIN"):
@@ -422,7 +422,7 @@ def _trouble_in_units(kind: Kind, statement: Statement, *, in_block: bool) -> st
 
 
 def _lost_savepoint(kind: Kind, statement: Statement) -> str:
-    """Return why a statement about a savepoint cannot be where each statement is a transaction of its own, if so."""
+    """Return why RELEASE or ROLLBACK TO cannot work if each statement is a separate transaction; empty for others."""
     if kind.control or statement.words[:1] not in (("RELEASE",), ("ROLLBACK",)):
         return ""
     return (
@@ -432,14 +432,14 @@ def _lost_savepoint(kind: Kind, statement: Statement) -> str:
 
 
 def _last_name(text: str, statement: Statement) -> str:
-    """Return the name that a statement ends with, as PostgreSQL has it."""
+    """Return the name at the end of a statement, as PostgreSQL stores it."""
     found = _LAST_NAME.search(text, statement.start, statement.end)
     name = found[1] if found else ""
     return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
 
 
 def _in_one_transaction(advice: Advice, kinds: list[Kind]) -> Advice:
-    """Take the file's own BEGIN and COMMIT off, and find what would break the program's transaction."""
+    """Remove the file's own BEGIN and COMMIT, and find what would break the program's transaction."""
     text, statements, outside = advice.body, advice.statements, advice.outside
     wrapped = (
         len(kinds) > 1
@@ -477,7 +477,7 @@ def _in_one_transaction(advice: Advice, kinds: list[Kind]) -> Advice:
 
 
 def _lost_savepoints(text: str, statements: Sequence[Statement], kinds: list[Kind]) -> list[ScriptFault]:
-    """Find what a file that turns out to run statement by statement says about savepoints."""
+    """Return a fault for each use of a savepoint in a file that turns out to run statement by statement."""
     return [
         ScriptFault(statement.start, statement.line, f"{text[statement.start : statement.end]}: {trouble}")
         for statement, kind in zip(statements, kinds, strict=True)
@@ -486,7 +486,7 @@ def _lost_savepoints(text: str, statements: Sequence[Statement], kinds: list[Kin
 
 
 def _values_used_at_once(text: str, statements: Sequence[Statement]) -> list[Outside]:
-    """Find each ALTER TYPE that adds a value of an enumeration which the rest of the file names.
+    """Find each ALTER TYPE that adds a value to an enum, if the rest of the file mentions the value.
 
     PostgreSQL refuses to use a new value in the transaction that adds it (55P04).
     """
@@ -501,15 +501,15 @@ def _values_used_at_once(text: str, statements: Sequence[Statement]) -> list[Out
 
 
 def added_value(text: str, statement: Statement) -> str:
-    """Return the value, as it is written, that an ALTER TYPE adds to an enumeration; empty if it adds none."""
+    """Return the value, as written, that an ALTER TYPE adds to an enum; empty if it adds none."""
     found = _ADD_VALUE.search(text, statement.start, statement.end)
     return found[1] if found else ""
 
 
 def blocks_that_commit(text: str, advice: Advice) -> tuple[Statement, ...]:
-    """Return each DO block whose own text has a COMMIT or ROLLBACK, which the server refuses in a transaction (2D000).
+    """Return each DO block that contains COMMIT or ROLLBACK, which the server refuses inside a transaction (2D000).
 
-    It is no fault: that branch may never be reached.
+    This is not a fault: the block may never reach that statement.
     """
     return tuple(
         statement
@@ -535,7 +535,7 @@ def _commits(block: str) -> bool:
 
 
 def modes_of(statement: Statement) -> str | None:
-    """Return the transaction modes of a BEGIN, START TRANSACTION or SET TRANSACTION, None for all else."""
+    """Return the transaction modes of a BEGIN, START TRANSACTION or SET TRANSACTION; None for anything else."""
     if statement.words[:1] not in (("BEGIN",), ("START",), ("SET",)):
         return None
     found = _MODES.fullmatch(" ".join(statement.words))
@@ -543,13 +543,13 @@ def modes_of(statement: Statement) -> str | None:
 
 
 def said_first(statements: Sequence[Statement]) -> str:
-    """Return what SET TRANSACTION says before any query: the program's own come before it, so BEGIN has to say it."""
+    """Return the modes that SET TRANSACTION sets before any query, for the BEGIN: our own queries run before it."""
     settings = takewhile(lambda statement: statement.words[:1] in NO_QUERIES, statements)
     return ", ".join(filter(None, map(modes_of, settings)))
 
 
 def _blank(text: str, statement: Statement) -> str:
-    """Replace a statement and its semicolon by spaces, and leave line breaks where they are."""
+    """Replace a statement and its semicolon by spaces; keep the line breaks."""
     stop = statement.end
     after = skip(text, stop)
     if text.startswith(";", after):
@@ -557,8 +557,8 @@ def _blank(text: str, statement: Statement) -> str:
     return text[: statement.start] + re.sub(r"[^\r\n]", " ", text[statement.start : stop]) + text[stop:]
 
 
-def _as_the_parser_knows_it(text: str, statements: Sequence[Statement]) -> str:
-    """Return `text` with a SELECT of nothing, of the same length, for each statement that the parser does not know."""
+def _without_newer_syntax(text: str, statements: Sequence[Statement]) -> str:
+    """Return `text` with an empty SELECT, of the same length, for each statement that is too new for the parser."""
     for statement in statements:
         if statement.words[:1] in _NEWER:
             blank = "SELECT".ljust(statement.end - statement.start)
@@ -567,7 +567,7 @@ def _as_the_parser_knows_it(text: str, statements: Sequence[Statement]) -> str:
 
 
 def misplaced_directives(text: str, statements: Sequence[Statement]) -> tuple[ScriptFault, ...]:
-    """Return a fault for each directive between or after statements, where it would say nothing."""
+    """Return a fault for each directive between or after statements, where it has no effect."""
     faults = []
     following = iter(statements)
     statement = next(following, None)
@@ -584,9 +584,9 @@ def misplaced_directives(text: str, statements: Sequence[Statement]) -> tuple[Sc
 
 
 def kind_of_words(text: str, statement: Statement) -> Kind:
-    """Return what a statement is by its first words."""
+    """Return the kind of a statement, judging by its first words."""
     tokens = statement.words
-    if tokens[1:2] == ("SUBSCRIPTION",):  # its options stand at its end
+    if tokens[1:2] == ("SUBSCRIPTION",):  # its options are at its end
         tokens = words(text, statement.start, statement.end, limit=statement.end)
     line = " ".join(tokens)
     if found := _BEGINNING.match(line):
@@ -612,9 +612,10 @@ def _reindex(kind: str, options: dict[str, str]) -> str:
 
 
 def _repack(line: str) -> str:
-    """Return what a REPACK (version 19) is, if it is one that commits in between: of all tables, as CLUSTER, or online.
+    """Return the name of a REPACK (version 19) that commits in between; empty for others.
 
-    With ANALYZE it is refused only since the last betas; before, it could end the server process.
+    It does so for all tables (like CLUSTER), and with CONCURRENTLY. With ANALYZE, only the last betas refuse it;
+    earlier ones could crash the server process.
     """
     if line.partition(" ")[0] != "REPACK":
         return ""
@@ -626,7 +627,7 @@ def _repack(line: str) -> str:
 
 
 def _subscription(verb: str, action: str, options: dict[str, str]) -> str:
-    """Return what a CREATE or ALTER SUBSCRIPTION is, if it makes or changes something on the other server."""
+    """Return the name of a CREATE or ALTER SUBSCRIPTION if it changes something on the other server; else empty."""
     if verb == "CREATE":
         wanted = _is_on(options.get("CONNECT", "TRUE")) and _is_on(options.get("CREATE_SLOT", "TRUE"))
         return "CREATE SUBSCRIPTION" if wanted else ""
@@ -642,12 +643,12 @@ def _subscription(verb: str, action: str, options: dict[str, str]) -> str:
 
 
 def _is_on(value: str) -> bool:
-    """Read a boolean option as commands/define.c, defGetBoolean does."""
+    """Read a boolean option as PostgreSQL does (commands/define.c, defGetBoolean)."""
     return value not in ("FALSE", "OFF", "0")
 
 
 def _word_options(line: str) -> dict[str, str]:
-    """Return the options in the first parentheses: `( CONNECT = FALSE , BINARY )`."""
+    """Return the options in the first parentheses, such as `( CONNECT = FALSE , BINARY )`."""
     options = {}
     for option in line.partition("( ")[2].partition(" )")[0].split(" , "):
         name, _, value = option.partition(" ")
@@ -661,7 +662,7 @@ def _tree_options(elements: Sequence[dict[str, Any]]) -> dict[str, str]:
         option = element["DefElem"]
         value = "TRUE"
         for kind, argument in option.get("arg", {}).items():
-            if kind == "TypeName":  # a bare word that is no keyword
+            if kind == "TypeName":  # an unquoted word that is not a keyword
                 value = argument["names"][-1]["String"]["sval"]
             else:
                 value = str(argument.get("sval", argument.get("ival", 0)))
@@ -720,11 +721,11 @@ def _from_trees(
 ) -> tuple[tuple[Statement, ...], list[Kind]] | None:
     """Return the parser's statements and their kinds; None if its answer makes no sense (never seen).
 
-    The parser counts in bytes, and counts white space and comments before a statement as part of it.
+    The parser counts in bytes, and treats white space and comments before a statement as part of it.
     """
     data = text.encode()
     spans = []
-    seen = offset = 0  # the same place, in bytes and in characters
+    seen = offset = 0  # the same place, in bytes and in characters respectively
     try:
         for tree in trees:
             begin = tree.get("stmt_location", 0)
@@ -737,7 +738,7 @@ def _from_trees(
         return None
     if [start for start, _ in spans] == [statement.start for statement in scanned]:
         return scanned, kinds
-    # The parser's lexer is not quite the server's: it takes a comment between two parts of a string for its end.
+    # The parser's lexer differs slightly from the server's: a comment between two parts of a string ends the string.
     return tuple(_statement(text, start, stop) for start, stop in spans), kinds
 
 

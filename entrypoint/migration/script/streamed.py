@@ -1,8 +1,8 @@
-"""Check a large file from end to end with only a part of it in memory.
+"""Checks a large file from end to end with only one part of it in memory.
 
-It is done for files that run as one transaction and need no more than that: no transaction control but a pair around
-all, no statement that cannot be in a transaction, nothing odd about strings, no faults. That is what the large files
-are that people have: data, and dumps. For any other, there is no answer here, and it is read as a whole.
+This works for files that run as one transaction and need nothing special: no transaction control except a pair around
+the whole file, no statement that cannot run in a transaction, only standard strings, no faults. The large files that
+people have, data and dumps, are like that. Any other file is read into memory at once.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.psql import Command
     from entrypoint.migration.script.scanner import Statement
 
-# Bytes of a part, about: one statement may have more. A round trip each, and the more memory the more there are: of
-# statements of ten characters each, what is known of them takes 25 times as much as they do.
+# The approximate size of a part in bytes; one with a single large statement is larger. Each part takes a round trip, so
+# it should not be small. Nor should it be large: what is known about its statements takes memory, up to 25 times as
+# much as the text if each has ten characters.
 _PART = 1 << 19
-# A statement of which more bytes have been read, and no end is in sight, is not kept.
+# If more bytes than this have been read and the statement has not ended, its text is not kept.
 _LARGE_STATEMENT = 4 * _PART
-# More characters than a statement's first word has.
+# More characters than a statement's first word can have.
 _FIRST_WORD = 100
-# Characters that are seen once more with what follows: more than any word has that is looked for, or a line that says
-# something.
+# How many characters are searched again with the next ones: more than any word or line searched for can have.
 _OVERLAP = 1000
 _NAMES = (*OF_THE_LEDGER, *TIMEOUTS)
-# More commands of psql's than any dump has.
+# More psql commands than any dump has.
 _MOST_BLANKS = 100
 
 
 class Streamed(NamedTuple):
-    """What is known of a large file when all of it has been read once."""
+    """What is known about a large file once all of it has been read."""
 
     checksum: str
     text: LargeText
@@ -63,11 +63,11 @@ class Streamed(NamedTuple):
 
 
 class _OutOfPlaceError(Exception):
-    """Something in the file is not for this module."""
+    """Something in the file is beyond this module, so it must be read into memory at once."""
 
 
 def look_through(path: str) -> Streamed | None:
-    """Read and check a large file; return None if it has to be read as a whole. Raises OSError and NotUtf8Error."""
+    """Read and check a large file; return None if it must be in memory at once. Raises OSError and NotUtf8Error."""
     descriptor, size = opened(path)
     try:
         return _Reading(path, descriptor, size).run()
@@ -78,7 +78,7 @@ def look_through(path: str) -> Streamed | None:
 
 
 def in_short(file: MigrationFile, text: str, advice: Advice) -> Streamed | None:
-    """Return a file that was read as a whole as if it had been read in one part; None if that is not for it."""
+    """Return a file whose text is in memory as a file with one part that is not; None if this module cannot do that."""
     plain = advice.transactional and not advice.odd and not advice.disputed and advice.readings == strings.STANDARD
     if not plain or strings.may_be_set_unseen(advice.body, advice.statements):
         return None
@@ -90,12 +90,12 @@ def in_short(file: MigrationFile, text: str, advice: Advice) -> Streamed | None:
 
 
 def _named(lowered: str) -> Iterator[str]:
-    """Yield the words that somebody may ask a large text for, and that a text in lower case has in it."""
+    """Yield those of `_NAMES` that occur in a text, which must be in lower case."""
     return (name for name in _NAMES if name in lowered)
 
 
 def _differences(text: str, sent: str) -> list[Span]:
-    """Return the stretches of a text that are not sent."""
+    """Return the sections of a text that are not sent."""
     spans: list[Span] = []
     if sent != text:
         for place, (written, blank) in enumerate(zip(text, sent, strict=True)):
@@ -109,7 +109,7 @@ def _differences(text: str, sent: str) -> list[Span]:
 
 
 class _Reading:
-    """One reading of a file: what was read and belongs to no part yet, and what is known of all before that."""
+    """Reads one file: the bytes that are pending, as they belong to no part yet, and the parts before them."""
 
     def __init__(self, path: str, descriptor: int, size: int) -> None:
         self._path = path
@@ -117,8 +117,8 @@ class _Reading:
         self._size = self._left = size
         self._sums = Sums()
         self._pending = b""
-        self._place = 0  # of what is pending, among the file's bytes
-        self._unified = 0  # the same among the text's bytes
+        self._place = 0  # where the pending bytes begin in the file
+        self._unified = 0  # where they begin in the text, in bytes
         self._parts: list[Part] = []
         self._content = _Content()
 
@@ -144,7 +144,7 @@ class _Reading:
         return Streamed(self._sums.both()[0], source, self._content.advice(source))
 
     def _read(self, wanted: int) -> None:
-        """Read on until so many bytes are pending, or none are left."""
+        """Read on until `wanted` bytes are pending, or the file ends."""
         pieces = [self._pending]
         missing = min(wanted - len(self._pending), self._left)
         while missing > 0:
@@ -157,7 +157,7 @@ class _Reading:
         self._pending = b"".join(pieces)
 
     def _text(self) -> str:
-        """Return what is pending, without half a character or half a line end at its end."""
+        """Return the pending text, up to the last complete character and line ending."""
         content, last = self._pending, not self._left
         if not last:
             content = content.removesuffix(b"\r")
@@ -169,7 +169,7 @@ class _Reading:
             raise NotUtf8Error(content[error.start], self._unified + error.start, line) from None
 
     def _add(self, text: str, statements: int, size: int | None) -> None:
-        """Make a part of the first of what is pending, which has this text; `size`: of its bytes, if that is known."""
+        """Turn the beginning of the pending bytes, which has this text, into a part; `size`: in bytes, if known."""
         size = self._bytes_of(text) if size is None else size
         content, self._pending = self._pending[:size], self._pending[size:]
         start, first = (self._parts[-1].end, self._parts[-1].after) if self._parts else (0, 0)
@@ -180,7 +180,7 @@ class _Reading:
         self._place += size
 
     def _add_large(self) -> None:
-        """Make a part of one statement that is larger than what should be in memory."""
+        """Turn one statement that is too large for memory into a part."""
         skim, tally = Skim(), _Tally(first=not self._place)
         wanted = 0
         while not (skim.ended or (wanted and not self._left and not self._pending)):
@@ -189,7 +189,7 @@ class _Reading:
                 done = skim.over(self._pending, last=not self._left)
             except ValueError:
                 raise _OutOfPlaceError from None
-            if not done and not self._left:  # It is never closed.
+            if not done and not self._left:  # a quote or comment that is never closed
                 raise _OutOfPlaceError
             content, self._pending = self._pending[:done], self._pending[done:]
             wanted = _PART if done else 2 * len(self._pending)
@@ -207,37 +207,37 @@ class _Reading:
         self._place += tally.size
 
     def _bytes_of(self, text: str) -> int:
-        """Return how many of the pending bytes have this text, which ends with a semicolon."""
+        """Return how many of the pending bytes make up this text, which ends with a semicolon."""
         length = len(text) if text.isascii() else len(text.encode())
         if not self._place and self._pending.startswith(BYTE_ORDER_MARK):
             length += len(BYTE_ORDER_MARK)
         size = length
-        # A line end of two bytes is one character.
+        # A line ending of two bytes is one character.
         while (larger := length + self._pending.count(b"\r\n", 0, size)) != size:
             size = larger
         return size
 
 
 class _Tally:
-    """What is known of a part that is not kept."""
+    """Counts and digest of a part whose text is not kept."""
 
     def __init__(self, *, first: bool) -> None:
         self._pieces = Unifier(first=first)
         self._digest = sha256()
         self.size = 0
         self.unified = 0
-        """Bytes of the text."""
+        """The size of the text, in bytes."""
         self.characters = 0
         self.lines = 0
 
     def add(self, content: bytes) -> str:
-        """Take more bytes, which end between two characters; return their text."""
+        """Add more bytes, which must end between two characters; return their text."""
         self._digest.update(content)
         self.size += len(content)
         return self._count(self._pieces.add(content))
 
     def digest(self) -> bytes:
-        """Return the digest of all of it; what is held back at the end of a file is a line end."""
+        """Return the digest of the part, after counting a line ending held back at the end of the file."""
         self._count(self._pieces.end())
         return self._digest.digest()
 
@@ -250,35 +250,35 @@ class _Tally:
 
 
 class _Cut(NamedTuple):
-    """How much of a text makes a part."""
+    """How much of a text becomes a part."""
 
     end: int
-    """Behind the semicolon of its last statement."""
+    """The offset after the semicolon of its last statement."""
     statements: int
 
 
 class _Content:
-    """What is known of a file's statements, as far as they have been seen."""
+    """What is known about a file's statements so far."""
 
     def __init__(self) -> None:
         self.line = 1
-        """That of the next character."""
+        """The line of the next character."""
         self.named: set[str] = set()
         self._start = 0  # the offset of the next character
         self._declared: Directives | None = None  # until the first statement has been seen
         self._blanks: list[Span] = []
         self._commands: list[Command] = []
-        self._modes: list[str] = []  # of the transaction, as BEGIN and what comes before any query say them
+        self._modes: list[str] = []  # transaction modes, from BEGIN and from SET TRANSACTION before any query
         self._no_query = True
         self._seen = False  # whether there was a statement
         self._wrapped = False
         self._ended = False
-        self._values: list[str] = []  # that were added to enumerations
-        self._above = 0  # how much of what comes above a statement that is not kept has been looked at
-        self._overlap = ""  # what was seen last of that statement
+        self._values: list[str] = []  # values added to enums
+        self._above = 0  # how many characters before a large statement have been searched already
+        self._overlap = ""  # the last characters of that statement, to be searched again with the next
 
     def advice(self, text: LargeText) -> Advice:
-        """Return how to run the file, when all of it has been seen."""
+        """Return how to run the file, once all of it has been read."""
         if self._declared is None or self._wrapped != self._ended:
             raise _OutOfPlaceError
         source = text.with_blanks(self._blanks)
@@ -301,9 +301,9 @@ class _Content:
         return [words for words in (own, ", ".join(filter(None, said))) if words]
 
     def take(self, text: str, *, last: bool) -> _Cut | None:
-        """Look at the next stretch of a file; return how much of it is whole statements, or None if none is.
+        """Check the next section of a file; return how much of it is complete statements, or None if none is.
 
-        `last`: whether the file ends with it. Then all of it counts.
+        `last`: whether the file ends with it. Then all of it is complete.
         """
         sent, script = scan_without_commands(text)
         cut = _cut(sent, script.statements, last=last)
@@ -315,7 +315,7 @@ class _Content:
         self._look_at(text[: cut.end], statements)
         for command in script.commands:
             if command.start < cut.end:
-                # A command of psql's that connects does no harm above all statements alone.
+                # A psql command that connects is only harmless above all statements.
                 if self._seen and command.name in ("c", "connect"):
                     raise _OutOfPlaceError
                 self._leave_out(command.start, command.end)
@@ -329,9 +329,9 @@ class _Content:
         return cut._replace(statements=sum(self._keeps(sent, statement) for statement in statements))
 
     def begins_large(self, text: str) -> bool:
-        """Look at the beginning of a statement that is too large to be kept; tell whether there is one at all.
+        """Check the beginning of a statement that is too large to keep; return False if there is no statement yet.
 
-        Only those are taken that write rows, or are blocks of code: what they are is said by their first word.
+        Only statements that write rows, and DO blocks, are accepted: their first word says what they are.
         """
         sent, script = scan_without_commands(text)
         if not script.statements or len(text) - script.statements[0].start < _FIRST_WORD:
@@ -348,29 +348,29 @@ class _Content:
         return True
 
     def go_on_within(self, text: str) -> None:
-        """Look for words in the next stretch of such a statement."""
+        """Search the next section of a large statement."""
         above, self._above = self._above, max(self._above - len(text), 0)
         text = self._overlap + text[above:]
         lowered = text.lower()
         self.named.update(_named(lowered))
         odd = strings.SETTING in lowered or ("entrypoint" in lowered and DIRECTIVE.search(text))
         if odd or may_have_mark(text) or any(value in text for value in self._values):
-            # It may be in a string; read as a whole, that is seen.
+            # It may be inside a string. That shows when the file is read into memory at once.
             raise _OutOfPlaceError
         self._overlap = text[-_OVERLAP:]
 
     def end_large(self, characters: int, lines: int) -> None:
-        """Take note of what has become a part."""
+        """Advance past a large statement that has become a part."""
         self._start += characters
         self.line += lines
 
     def go_on_behind(self, text: str) -> None:
-        """Take note of what has become a part."""
+        """Advance past a text that has become a part."""
         self._start += len(text)
         self.line += text.count("\n")
 
     def _look_at(self, text: str, statements: Sequence[Statement]) -> None:
-        """Look for words in a stretch that ends with a statement."""
+        """Search a section that ends with a statement."""
         lowered = text.lower()
         self.named.update(_named(lowered))
         if strings.SETTING in lowered and (strings.is_set(text) or strings.may_be_set_unseen(text, statements)):
@@ -383,14 +383,14 @@ class _Content:
             raise _OutOfPlaceError
 
     def _declare(self, text: str, statements: Sequence[Statement]) -> None:
-        """Read what the file says of itself above its first statement."""
+        """Read the directives above the first statement."""
         self._declared, faults = directives.read(text)
         faults += misplaced_directives(text, statements) + directives.near(text)
         if faults or self._declared.no_transaction or self._declared.batch:
             raise _OutOfPlaceError
 
     def _keeps(self, text: str, statement: Statement) -> bool:
-        """Tell whether a statement is sent; what else there may be is the pair around all."""
+        """Tell whether a statement is sent. Only the BEGIN and COMMIT around the whole file are not."""
         if self._ended:
             raise _OutOfPlaceError
         first, self._seen = not self._seen, True
@@ -419,7 +419,7 @@ class _Content:
         return True
 
     def _remember_value(self, text: str, statement: Statement) -> None:
-        """Take note of a value that a statement adds to an enumeration: it cannot be used in the same transaction."""
+        """Remember a value that a statement adds to an enum: it cannot be used in the same transaction."""
         if statement.words[:2] == ("ALTER", "TYPE") and (value := added_value(text, statement)):
             if value in text[statement.end :]:
                 raise _OutOfPlaceError
@@ -432,9 +432,9 @@ class _Content:
 
 
 def _cut(text: str, statements: Sequence[Statement], *, last: bool) -> _Cut | None:
-    """Return how much of a text makes a part; None if no statement ends in it.
+    """Return how much of a text becomes a part; None if no statement ends in it.
 
-    `last`: whether the file ends with it; otherwise what counts are statements that have their semicolon.
+    `last`: whether the file ends with it; if not, only statements with a semicolon are complete.
     """
     enough = len(statements)
     if statements and statements[-1].start >= _PART:
@@ -448,5 +448,5 @@ def _cut(text: str, statements: Sequence[Statement], *, last: bool) -> _Cut | No
             continue
         if text.startswith(";", semicolon):
             return _Cut(semicolon + 1, number)
-    # Those before were ended in another way, by psql's commands: that is refused.
+    # Without any semicolon, the statements were ended by psql commands, which are refused later.
     return _Cut(len(text), len(statements)) if last else None

@@ -1,8 +1,8 @@
-"""How the strings of a file are read: by the standard, or with a backslash as the beginning of an escape.
+r"""How the server reads a file's strings: by the SQL standard, or with backslash escapes as in `'it\'s'`.
 
-The server does the latter where `standard_conforming_strings` is off: for a database or a role, as it was everywhere
-before version 9.1, or because the file says so, as converted dumps of other systems do. Version 19 has only the
-standard. Scanner and parser know it alone, so they get a text of the same length whose strings end, by the standard,
+It reads escapes if `standard_conforming_strings` is off: for a database or a role, as was the default before version
+9.1, or because the file sets it, as converted dumps of other systems do. Version 19 only has the standard. The scanner
+and the parser only know the standard, too. So they get a text of the same length, whose strings end by the standard
 where the server ends those of the file.
 """
 
@@ -23,12 +23,12 @@ SETTING = "standard_conforming_strings"
 
 _AS_USUAL = re.compile(rf"\b{SETTING}\s*(?:=|\bto\b)\s*'?on\b", re.IGNORECASE)
 _MENTIONED = re.compile(SETTING, re.IGNORECASE)
-# A SELECT that says the same as a SET.
+# A SELECT that does the same as a SET.
 _BY_FUNCTION = re.compile(
     rf"select\s+(?:pg_catalog\s*\.\s*)?set_config\s*\(\s*'{SETTING}'\s*,\s*('[^'\\]*')\s*,\s*(true|false)\s*\)",
     re.IGNORECASE,
 )
-# A string or a word, as the scanner shows it, to what the setting is then; PostgreSQL takes the beginnings, too.
+# Each value as the scanner shows it, and whether strings then have escapes. PostgreSQL also accepts abbreviations.
 _VALUES = {
     **dict.fromkeys(("ON", "1", *("TRUE"[:length] for length in range(1, 5)), "Y", "YE", "YES"), False),
     **dict.fromkeys(("OF", "OFF", "0", *("FALSE"[:length] for length in range(1, 6)), "N", "NO"), True),
@@ -36,7 +36,7 @@ _VALUES = {
 
 
 class Reading(NamedTuple):
-    """How the strings are read from a place of the file on."""
+    """How strings are read from a place in the file onwards."""
 
     start: int
     escapes: bool
@@ -47,20 +47,21 @@ STANDARD = (Reading(0, escapes=False),)
 
 
 def escapes_at(readings: Sequence[Reading], place: int) -> bool:
-    """Tell how a string at this place is read."""
+    """Tell whether a string at this place is read with escapes."""
     return next(reading.escapes for reading in reversed(readings) if reading.start <= place)
 
 
 def setting(readings: Sequence[Reading], place: int) -> str:
-    """Return what `SETTING` is to be while the server reads what begins at this place."""
+    """Return the value that `SETTING` must have while the server reads the statement at this place."""
     return "off" if escapes_at(readings, place) else "on"
 
 
 def by_the_standard(text: str, *, escapes: bool, alone: bool = False) -> tuple[str, tuple[Reading, ...]]:
-    """Return a text of the same length that reads by the standard as `text` does with its readings; and those.
+    """Return a text of the same length whose strings, read by the standard, end where those of `text` do; and how.
 
-    `escapes`: how the session reads before the file says anything. `alone`: whether each statement of the file has a
-    transaction of its own, so that SET LOCAL is over at once. The text itself is returned where it makes no difference.
+    The second value is how the strings of `text` are read, and from where on. `escapes`: how the session reads before
+    the file changes it. `alone`: whether each statement runs in a separate transaction, so that SET LOCAL has no effect
+    on the next. Returns `text` itself if there is no difference.
     """
     initial = Reading(0, escapes)
     if not escapes and not is_set(text):
@@ -80,7 +81,7 @@ def by_the_standard(text: str, *, escapes: bool, alone: bool = False) -> tuple[s
 
 
 def may_be_set_unseen(text: str, statements: Sequence[Statement]) -> bool:
-    """Tell whether some of the statements may set it in a way that is not followed here: within a DO, say."""
+    """Tell whether some statement may change the setting in a way that is not followed here, such as inside a DO."""
     return _MENTIONED.search(text) is not None and any(
         _MENTIONED.search(text, statement.start, statement.end)
         and statement.words[:1] not in (("SET",), ("RESET",))
@@ -90,13 +91,13 @@ def may_be_set_unseen(text: str, statements: Sequence[Statement]) -> bool:
 
 
 def is_set(text: str) -> bool:
-    """Tell whether a text may set it to anything but `on`."""
+    """Tell whether a text may change the setting to anything but `on`."""
     mentioned = len(_MENTIONED.findall(text))
     return mentioned > 0 and mentioned > len(_AS_USUAL.findall(text))
 
 
 def _without_escapes(text: str) -> str:
-    """Return a text whose strings end by the standard where those of `text` do with escapes."""
+    """Return a text whose strings, read by the standard, end where those of `text` end if read with escapes."""
     if r"\'" not in text:
         return text
     parts: list[str] = []
@@ -121,7 +122,7 @@ def _unclosed(string: str) -> str:
 
 
 def _turn(text: str, *, now: bool, initial: bool, alone: bool) -> int | None:
-    """Return the offset after the first statement that has the rest read otherwise than `now`; None without one."""
+    """Return the offset after the first statement that changes how the rest is read; None if there is none."""
     if not _MENTIONED.search(text) and now == initial:
         return None
     for statement in scan(text).statements:

@@ -1,6 +1,6 @@
-"""What a migration's text is: a string, or a large text of which a part is in memory; and what both can be asked.
+"""The text of a migration: a string, or a large text of which one part is in memory. These functions take both.
 
-Small enough for every start with something pending.
+This module is small because every start with something pending imports it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ OF_THE_LEDGER = (
     "migration_status",
     "release_stale_migration_locks",
 )
-"""The names by which a migration can reach our objects.
+"""The names by which a migration can refer to this program's own tables and functions.
 
-`schema_migrations` counts too: a script of the earlier system may bring its own idea of the table's columns.
+`schema_migrations` is among them because a script of the earlier system may create or alter that table.
 """
 TIMEOUTS = ("lock_timeout", "statement_timeout")
-"""The settings of PostgreSQL's that bound what a migration does."""
+"""PostgreSQL's settings that limit how long a migration may wait or run."""
 
 
 class NotUtf8Error(ValueError):
-    """A byte of a file is no UTF-8."""
+    """A file contains a byte that is not valid UTF-8."""
 
     def __init__(self, byte: int, offset: int, line: int) -> None:
-        """Take the byte, its place in the text without byte-order mark and CR, and its line."""
+        """Take the byte, its offset (not counting a byte-order mark, and CR LF as one), and its line."""
         super().__init__(byte)
         self.byte = byte
         self.offset = offset
@@ -41,14 +41,14 @@ class NotUtf8Error(ValueError):
 
 
 def near(statements: Sequence[Statement], place: int) -> Sequence[Statement]:
-    """Return statements among which the one is that a character belongs to: of a large text, only some."""
+    """Return some statements, including the one at `place`: for a large text, those of the same part."""
     return statements if isinstance(statements, tuple) else getattr(statements, "near", lambda _: statements)(place)
 
 
 def names(text: Text, *words: str) -> bool:
-    """Tell whether a text has one of these words in it; each is one of the above, and they are in lower case.
+    """Tell whether a text contains one of these words, which must be from the constants above, in lower case.
 
-    Without a regular expression: in 200 MB of SQL that would look for four seconds.
+    A regular expression would take four seconds for 200 MB of SQL, so there is none.
     """
     if not isinstance(text, str):
         return not text.named.isdisjoint(words)

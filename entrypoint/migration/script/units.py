@@ -1,7 +1,7 @@
-"""Cut a file that does not run in one transaction into the units that run one by one, and say where to go on.
+"""Cuts a file that does not run in one transaction into units that run one by one, and finds where to continue.
 
-Pure functions. Most statements of such a file can run in a transaction all the same, and do, each with the
-ledger's row: then a crash leaves no doubt. Only for those that cannot is there something to decide.
+Pure functions. Most statements of such a file can run in a transaction nevertheless, and do, each with an update of the
+ledger's row, so that a crash leaves no doubt about them. Only the others need a decision after a crash.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CREATE_INDEX = re.compile(
     rf"({NAME}(?:\s*\.\s*{NAME})?)",
     re.IGNORECASE,
 )
-# How every release has begun it: older ones read ours, and we read theirs.
+# Every release has begun the message in this way: older ones read ours, and we read theirs.
 _PLACE = re.compile(r"statement (\d+) of (\d+)(?=:|$)")
 # The last line of a row's message.
 _STOP = re.compile(
@@ -36,10 +36,10 @@ _STOP = re.compile(
 )
 # Running one of these again has the same result as running it once.
 _REPEATABLE = ("VACUUM", "ANALYZE", "REINDEX", "CLUSTER", "REPACK", "DISCARD", "CHECKPOINT")
-# Refused in a transaction if the table is partitioned, which the text does not tell. All of them are repeatable.
+# Refused in a transaction if the table is partitioned, which the text does not show. All of them are repeatable.
 _PERHAPS_REFUSED = (("REINDEX",), ("CLUSTER",), ("REPACK",))
-# Begin statements that leave nothing in the session, unless something of `_OF_SESSION` is in them. Of a SELECT, DO or
-# CALL nobody knows.
+# Statements that begin with these words leave nothing in the session, unless `_OF_SESSION` matches. What a SELECT, DO
+# or CALL leaves is unknown.
 # fmt: off
 _NOT_OF_SESSION = frozenset((
     "ALTER", "ANALYSE", "ANALYZE", "CHECKPOINT", "CLUSTER", "COMMENT", "COPY", "CREATE", "DELETE", "DROP",
@@ -48,17 +48,17 @@ _NOT_OF_SESSION = frozenset((
 ))
 # fmt: on
 _OF_SESSION = re.compile(r"set_config|\btemp(?:orary)?\b|pg_temp|advisory", re.IGNORECASE)
-# A SELECT that says the same as a SET, as pg_dump writes it.
+# A SELECT that does the same as a SET, as pg_dump writes it.
 _SET_CONFIG = re.compile(
     r"select\s+(?:pg_catalog\s*\.\s*)?set_config\s*\(\s*'[^'\\]*'\s*,\s*'[^'\\]*'\s*,\s*(?:true|false)\s*\)",
     re.IGNORECASE,
 )
-# New tables are temporary then.
+# After these, new tables are temporary.
 _TEMPORARY_FIRST = re.compile(
     r"(?:search_path[\"']?\s*(?:=|,|\bto\b)|\bset\s+(?:session\s+)?schema)\s*[\"']?\s*pg_temp", re.IGNORECASE
 )
-# Run functions that they name. Not CREATE FUNCTION, GRANT or COMMENT; what an index calls has to be immutable. What the
-# query of a materialized view sets is undone by PostgreSQL itself.
+# These run the functions that they name. CREATE FUNCTION, GRANT and COMMENT do not; an index's functions must be
+# immutable; and PostgreSQL itself undoes the settings of a materialized view's query.
 _RUNS_FUNCTIONS = re.compile(
     r"insert|update|delete|merge|copy|alter\s+(?:table|domain)|create\s+(?:unlogged\s+)?table\b(?=.*?\bas\b)",
     re.IGNORECASE | re.DOTALL,
@@ -71,40 +71,41 @@ _TRANSACTIONS_OWN = ("LOCAL", "CONSTRAINTS", "TRANSACTION")
 
 
 class Unit(NamedTuple):
-    """What is run at one go."""
+    """One statement, or one of the file's own blocks: what runs at once."""
 
     number: int
-    """Of its first statement in the file, counted from 1."""
+    """The number of its first statement in the file, counted from 1."""
     start: int
     """Where it begins in the file's text."""
     sql: str
     begin: str
-    """How its transaction begins; empty if it cannot run in one."""
+    """The statement that begins its transaction; empty if it cannot run in one."""
     words: tuple[str, ...]
+    """Those of its first statement, or of the file's BEGIN."""
     statements: tuple[Statement, ...]
     """Without the BEGIN and COMMIT around them."""
 
     @property
     def brought(self) -> bool:
-        """Whether its BEGIN and COMMIT are the file's own."""
+        """Whether its BEGIN and COMMIT come from the file."""
         return self.words[:1] in (("BEGIN",), ("START",))
 
     @property
     def concurrently(self) -> bool:
-        """Whether it works without queueing anybody, so that it may wait for locks as long as it likes.
+        """Whether nobody queues behind it while it waits for locks, so that it may wait for as long as it likes.
 
-        Not so REPACK, whose last step waits for an ACCESS EXCLUSIVE lock.
+        This is not true for REPACK, whose last step waits for an ACCESS EXCLUSIVE lock.
         """
         return not self.begin and "CONCURRENTLY" in self.words and self.words[:1] != ("REPACK",)
 
     @property
     def built_index(self) -> tuple[str, str] | None:
-        """The name, and the table, of the index that it builds concurrently; both as they are written."""
+        """The name and the table of the index that it builds concurrently, both as written; None if it builds none."""
         match = _CREATE_INDEX.match(self.sql)
         return (match[1], match[2]) if match else None
 
     def place(self, count: int) -> str:
-        """Return where in the file it is: `count` statements in all. The ledger's row begins with it."""
+        """Return its place in a file of `count` statements. The message in the ledger's row begins with it."""
         return f"statement {self.number} of {count}"
 
     @property
@@ -114,42 +115,43 @@ class Unit(NamedTuple):
             sql = self.sql[statement.start - self.start : statement.end - self.start]
             if may_hold_password(sql):
                 return outline(sql)
-        # Before it is cut: of half a password nobody could tell that it is one.
+        # Mask before cutting: half a password can no longer be recognized as one.
         text = " ".join(foreign(self.sql).split())
         return text if len(text) <= 200 else text[:197] + "..."
 
 
 class Setting(NamedTuple):
-    """A SET or RESET of the file's, and where it begins in the text."""
+    """A SET or RESET in the file, and where it begins."""
 
     start: int
     sql: str
 
 
 class Runs(NamedTuple):
-    """What a statement of the file may have run beside itself; names as the catalogue has them, without schemas."""
+    """The functions and views that a statement may have run; names as in the catalog, without schemas."""
 
     number: int
+    """The statement's, counted from 1."""
     calls: frozenset[str]
-    """What stands before an opening parenthesis: functions, and other things."""
+    """The names that an opening parenthesis follows: functions, among others."""
     names: frozenset[str]
-    """All names: views may be among them, which call functions."""
+    """All names: some may be views, which call functions."""
 
 
 class LeftInSession(NamedTuple):
-    """What some units have left in their session."""
+    """What some units have left behind in their session."""
 
     settings: tuple[Setting, ...]
-    """To be sent again, in this order, in another session."""
+    """The settings to repeat, in this order, in a new session."""
     unknown: int | None
-    """The number of the first statement of which nobody knows what it left."""
+    """The number of the first statement that may have left something unknown."""
     runs: tuple[Runs, ...]
-    """What the others have run: it depends on that whether they have left something, too."""
+    """What the other statements may have run; the catalog shows whether that left something."""
 
 
 def cut(text: str, advice: Advice) -> tuple[Unit, ...]:
-    """Return the units of a file in order. A BEGIN … COMMIT of the file's own is one unit."""
-    # A new value of an enumeration only needs a transaction of its own.
+    """Return the units of a file in order. A BEGIN … COMMIT in the file is one unit."""
+    # Adding a value to an enum only needs a separate transaction.
     outside = {entry.statement for entry in advice.outside if entry.what != ADD_VALUE}
     statements = advice.statements
     blocks, idle = dict(advice.blocks), frozenset(advice.idle)
@@ -175,25 +177,28 @@ def cut(text: str, advice: Advice) -> tuple[Unit, ...]:
 
 
 def reached(message: str, count: int) -> int | None:
-    """Return the number of the statement that a `running` row names; None if it does not, of so many statements."""
+    """Return the number of the statement that a `running` row's message names; None if it names none of `count`."""
     match = _PLACE.match(message)
     return int(match[1]) if match and int(match[2]) == count else None
 
 
 class Stop(NamedTuple):
-    """Where a file stopped whose units before that are committed."""
+    """Where a file stopped. The units before it are committed."""
 
     unit: int
-    """Counted from 1, as all of them are."""
+    """The next unit, counted from 1."""
     units: int
+    """How many units there are."""
     statement: int
+    """The next unit's first statement, counted from 1."""
     line: int
+    """The line of that statement, counted from 1."""
     sha256: str
-    """Of the statements before it."""
+    """The fingerprint of the statements before it."""
 
 
 def stop(text: str, advice: Advice, units: Sequence[Unit], index: int) -> str:
-    """Return the line of a row's message that says that the unit at `index` is next; `stopped_at` reads it."""
+    """Return a line for the row's message: the unit at `index` is next. `stopped_at` reads it."""
     number = units[index].number
     return (
         f"unit {index + 1} of {len(units)}, statement {number}, line {advice.statements[number - 1].line}; "
@@ -202,25 +207,25 @@ def stop(text: str, advice: Advice, units: Sequence[Unit], index: int) -> str:
 
 
 def stopped_at(message: str) -> Stop | None:
-    """Return where a row's `message` says that its file stopped; None if it does not."""
+    """Return where a file stopped, from its row's `message`; None if the message does not say."""
     found = _STOP.search(message)
     return Stop(int(found[1]), int(found[2]), int(found[3]), int(found[4]), found[5]) if found else None
 
 
 def without_stop(message: str) -> str:
-    """Return a row's message for a person."""
+    """Return a row's message without the line that `stop` added."""
     return _STOP.sub("", message)
 
 
 def fingerprint(text: str, statements: Sequence[Statement]) -> str:
-    """Return the SHA-256 of some statements, whatever comments and directives are between and above them."""
+    """Return the SHA-256 of statements without the comments and directives between and above them."""
     said = "\n;\n".join(text[statement.start : statement.end] for statement in statements)
     content = said.encode()
     return sha256_for(len(content))(content).hexdigest()
 
 
 def goes_on_at(text: str, advice: Advice, units: Sequence[Unit], stopped: Stop) -> int | None:
-    """Return the unit at which a file goes on that stopped there; None if the statements before it are others."""
+    """Return the index of the unit to continue at; None if the statements before it have changed."""
     before = advice.statements[: stopped.statement - 1]
     if fingerprint(text, before) != stopped.sha256:
         return None
@@ -228,7 +233,7 @@ def goes_on_at(text: str, advice: Advice, units: Sequence[Unit], stopped: Stop) 
 
 
 def needs_its_session(text: str, units: Sequence[Unit]) -> str:
-    """Return why the units have to run in one session, which a pooler does not promise; empty if they need not."""
+    """Return why the units must run in one session, which a pooler does not guarantee; empty if they need not."""
     if any(not unit.begin for unit in units):
         return "a statement cannot run inside a transaction"
     left = left_in_session(text, units[:-1])
@@ -241,7 +246,7 @@ def needs_its_session(text: str, units: Sequence[Unit]) -> str:
 
 
 def left_in_session(text: str, units: Sequence[Unit]) -> LeftInSession:
-    """Return what `units`, all of which have run, left in their session for those that follow."""
+    """Return what `units`, which have all run, left in their session for those that follow."""
     settings: list[Setting] = []
     runs: list[Runs] = []
     made: set[str] = set()
@@ -261,7 +266,7 @@ def left_in_session(text: str, units: Sequence[Unit]) -> LeftInSession:
                 leaves = True
             elif _RUNS_FUNCTIONS.match(sql):
                 run = Runs(number, called(sql), named(sql))
-                # It may be gone again when the catalogue is asked.
+                # A function that the file itself creates may no longer exist when the catalog is read.
                 leaves = not made.isdisjoint(run.calls)
                 runs.append(run)
             elif found := _MAKES_FUNCTION.match(sql):
@@ -272,7 +277,7 @@ def left_in_session(text: str, units: Sequence[Unit]) -> LeftInSession:
 
 
 def repeatable(unit: Unit) -> bool:
-    """Tell whether running `unit` again is harmless, though nobody knows whether it ran to its end."""
+    """Tell whether `unit` can safely run again if it is unknown whether it finished."""
     words = unit.words
     if words[:1] and words[0] in _REPEATABLE:
         return True
@@ -282,7 +287,7 @@ def repeatable(unit: Unit) -> bool:
 
 
 def _may_commit(words: tuple[str, ...], sql: str) -> bool:
-    """Tell whether a statement may end transactions by itself: a procedure, or an anonymous block that says so."""
+    """Tell whether a statement may commit by itself: a CALL, or a DO block that contains COMMIT or ROLLBACK."""
     if words[:1] == ("CALL",):
         return True
     return words[:1] == ("DO",) and re.search(r"\b(?:commit|rollback)\b", sql, re.IGNORECASE) is not None
