@@ -22,7 +22,7 @@ from entrypoint.database.target import target
 from entrypoint.deadline import Deadline
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.finding import find
-from entrypoint.migration.lock.waiting import pause_without_a_place
+from entrypoint.migration.lock.waiting import pause_while_disconnected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,7 +56,7 @@ QUICK = Scale(runs=1, times=20, tenants=4, fleets=(_FLEETS[0], _FLEETS[3]))
 # The behaviour before decision 0059, for comparison: equal pauses after refusals, and no connection given up.
 _BEFORE = Pauses(lambda _: uniform(BACKOFF / 2, BACKOFF), lambda _: uniform(0.2, 0.4))
 _NOW = Pauses(
-    lambda refused: pause_in_a_crowd(refused, BACKOFF, uniform), pause_without_a_place, spare=(PLACES - 1) // 10
+    lambda refused: pause_in_a_crowd(refused, BACKOFF, uniform), pause_while_disconnected, spare=(PLACES - 1) // 10
 )
 _FILES = {
     f"{number:03d}_table.sql": f"CREATE TABLE table_{number} (id bigint PRIMARY KEY);\n" for number in range(1, 11)

@@ -231,7 +231,7 @@ def test_other_transaction_control_is_refused_before_anything_runs(scene: Scene,
     assert not scene.database.exists("good")
 
 
-def test_a_hidden_commit_is_betrayed(scene: Scene) -> None:
+def test_a_hidden_commit_is_detected(scene: Scene) -> None:
     scene = blind(scene)
     scene.write({**GOOD, "002_x.sql": "CREATE TABLE x ();\nSELECT '\\''; COMMIT; SELECT ' AS a -- '\n", **LAST})
     run = scene.migrate()
@@ -248,7 +248,7 @@ def test_a_hidden_commit_is_betrayed(scene: Scene) -> None:
 
 
 @pytest.mark.thorough
-def test_a_file_that_betrayed_us_is_not_run_again_by_every_replica(scene: Scene) -> None:
+def test_a_file_with_a_hidden_commit_is_not_run_again_by_every_replica(scene: Scene) -> None:
     scene = blind(scene)
     scene.database.execute("CREATE TABLE effects (i integer)")
     scene.write({"001_x.sql": "INSERT INTO effects VALUES (1);\nSELECT '\\''; COMMIT; SELECT ' AS a -- '\n"})
@@ -258,7 +258,7 @@ def test_a_file_that_betrayed_us_is_not_run_again_by_every_replica(scene: Scene)
 
 
 @pytest.mark.thorough
-def test_a_hidden_commit_and_begin_is_betrayed_too(scene: Scene) -> None:
+def test_a_hidden_commit_and_begin_is_detected_too(scene: Scene) -> None:
     scene = blind(scene)
     hidden = "SELECT '\\''; COMMIT; BEGIN; CREATE TABLE y (); SELECT ' AS a -- '\n"
     scene.write({"002_x.sql": hidden, **LAST})
@@ -792,7 +792,7 @@ def test_a_statement_at_a_border_is_counted_right(scene: Scene) -> None:
 
 
 @pytest.mark.thorough
-def test_a_commit_that_is_hidden_in_a_large_file_is_betrayed(scene: Scene) -> None:
+def test_a_commit_that_is_hidden_in_a_large_file_is_detected(scene: Scene) -> None:
     """It is in the first piece: before each later one, strings are set to be read as even a blind program assumes."""
     scene = blind(scene)
     hidden = "SELECT '\\''; COMMIT; SELECT ' AS a -- ';\n"

@@ -285,7 +285,7 @@ def test_a_reverse_that_fails_leaves_its_migration_applied(scene: Scene) -> None
 
 
 @pytest.mark.thorough
-def test_a_reverse_that_ends_the_transaction_is_betrayed(scene: Scene) -> None:
+def test_a_reverse_that_ends_the_transaction_is_detected(scene: Scene) -> None:
     scene = blind(scene)
     reverses(scene, {"003_t3.sql": "SELECT '\\''; COMMIT; SELECT ' AS a -- '\n"})
     run = rollback(scene, 2)

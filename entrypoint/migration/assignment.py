@@ -1,4 +1,4 @@
-"""What the holder of the lock has to do, where and as whom: passed along to everyone who works on it."""
+"""What to migrate, where, and as which role: passed to all code that works on it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Assignment(NamedTuple):
-    """What is to be done, where and as whom."""
+    """What to migrate, where, and as which role."""
 
     directory: Directory
     up_to: int | None
@@ -37,30 +37,30 @@ class Assignment(NamedTuple):
     lock: LockPolicy
     apply: ApplyPolicy
     clocks: Clocks
-    """All the time of this start."""
+    """The time limits of this start."""
     backup_dir: str | None
     """The directory for a backup before anything pending runs; None for no backup."""
     board: Board
     """Where to show what is going on."""
     losses: Losses
-    """How often the connection was lost, over all that this start does under the lock."""
+    """How often the connection was lost, during everything that this start does under the lock."""
     refuse_out_of_order: bool
-    """Whether a pending migration below the newest applied one ends it before anything runs."""
+    """Whether to refuse to run anything if a pending migration has a lower number than the newest applied one."""
     differences: Differences
-    """What the log has been told of files and ledger that do not agree."""
+    """Which differences between files and ledger have already been logged."""
     adopt: Adopt | None = None
-    """The tool whose history is taken over, if anything is pending."""
+    """The tool whose history to take over if anything is pending."""
     wanted: Wanted | None = None
-    """Another migration tool that is to run after our files, if it has anything to do."""
+    """Another migration tool, to run after our files if it has anything to do."""
     repeats: Repeats | None = None
-    """What is to be done behind the migrations about the files in repeatable/; None if they are not looked at."""
+    """What to do about the files in repeatable/ after the migrations; None to ignore them."""
     address: Address | None = None
-    """Where the database is, as that tool is to be told."""
+    """The database's address for that tool."""
     after: bool = False
-    """Whether the rollout is over: what was to wait for that is pending, too, and no common time-out holds."""
+    """Whether the rollout is over: files that waited for that are pending, too, and there is no common timeout."""
     rehearsal: bool = False
-    """Whether nothing is to be left of it, not even the ledger's tables."""
+    """Whether to leave no trace in the database, not even the ledger's tables."""
 
     def plan(self, rows: Sequence[LedgerRow]) -> Plan:
-        """Return what is to be done where the ledger has these `rows`."""
+        """Return the plan for a ledger with these `rows`."""
         return plan_of(self.directory.files, rows, up_to=self.up_to, after=self.after)

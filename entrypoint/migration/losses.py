@@ -1,7 +1,7 @@
-"""How often the connection was lost, and at which statement: a statement that keeps ending it is not retried forever.
+"""Counts how often the connection was lost at each statement: one that keeps ending it is not retried forever.
 
-A statement that makes the server's process crash, or grow until the kernel kills it, takes all other sessions with it
-each time: PostgreSQL then recovers as a whole.
+A statement that crashes its server process, or makes it grow until the kernel kills it, ends all other sessions as
+well, because PostgreSQL then restarts all its processes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from entrypoint.errors.migration import LeaseLostError
 
 MOST = 3
-"""So many losses at the same statement are enough."""
+"""After this many losses at the same statement, give up."""
 _FIRST_PAUSE = 1.0
 
 
@@ -28,19 +28,19 @@ class Spot(NamedTuple):
     number: int
     file: str
     statement: int
-    """Counted from 1; 0 for what is no statement of the file."""
+    """Counted from 1; 0 outside the file's statements."""
     words: str
-    """As in `statement 2 of 3`."""
+    """Such as `statement 2 of 3`."""
     line: int | None
     batches: int = 0
-    """How many batches of it are committed: behind another one it is another spot."""
+    """How many batches of it are committed. Each batch counts as a different spot."""
 
 
 class Losses:
-    """The losses of one start, whoever held the lock meanwhile."""
+    """The losses of one start, even if it takes the lock several times."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start with none."""
         self._counts: Counter[tuple[int, int, int]] = Counter()
         self._latest = 0
         self.last = ""
@@ -57,7 +57,7 @@ class Losses:
         return self._latest >= MOST
 
     def pause(self) -> float:
-        """Return for how many seconds to leave the server alone after the last loss: each time longer."""
+        """Return how many seconds to wait after the last loss: longer each time."""
         longest = _FIRST_PAUSE * 2.0 ** (self._latest - 1) if self._latest else 0.0
         return uniform(longest / 2, longest)
 
@@ -65,7 +65,7 @@ class Losses:
 def too_many(spot: Spot, lost: ConnectionLostError, still: str, again: str) -> MigrationLostError:
     """Return the error for a statement at which the connection was lost too often.
 
-    `still`: what the file is now. `again`: who tries it again, as a sentence.
+    `still`: what remains true of the file, in words. `again`: when it is tried again, as a sentence.
     """
     rule = lost.fields.get("setting")
     stop = "" if lost.message.endswith((".", "?", "!")) else "."

@@ -1,1 +1,1 @@
-"""Applying what is pending, under the lock."""
+"""Applying what is pending, while holding the lock."""

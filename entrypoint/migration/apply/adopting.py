@@ -1,7 +1,7 @@
-"""Record what another tool has applied, before anything of ours runs.
+"""Records what another tool has applied, before any of our migrations run.
 
-The tool's table is read in the transaction that writes the ledger's rows. The tool itself does not take our lock: what
-it applies later is noticed by the next start with pending files of that tool.
+The transaction that writes the ledger's rows also reads the tool's table. The tool itself does not take our lock. If it
+applies something later, the next start that has pending files imported from that tool notices.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.records import Adopt
 
-# For reading the tool's table, if it is locked.
+# How long to try to read the tool's table if it is locked.
 _PATIENCE = 30.0
 _LEAST = 1.0
 _PAUSE = 0.5
@@ -44,7 +44,7 @@ _LEAST_LOOK = 0.2
 
 
 class Adopter:
-    """Takes over a tool's history. It reads the files once, for all its looks at the database."""
+    """Takes over a tool's history. The files are read once, however often the database is."""
 
     def __init__(self, assignment: Assignment, adopt: Adopt) -> None:
         """Read the origins of the files. Raises MigrationFilesError if two files have the same origin."""
@@ -54,7 +54,7 @@ class Adopter:
 
     @property
     def tool(self) -> str:
-        """The tool's name as its users write it."""
+        """The tool's name in its usual spelling."""
         return BY_NAME[self._adopt.tool].shown
 
     def look(self, session: Session, rows: Sequence[LedgerRow]) -> Adoption | None:
@@ -62,7 +62,7 @@ class Adopter:
 
         Raises EntrypointError if adopting is refused.
         """
-        # A part of the start's time, whoever's turn it is; and no longer than the migrations may take.
+        # This counts as time of the start, and may not take longer than the migrations.
         running, most = self._assignment.clocks.running, self._assignment.apply.timeout
         deadline = Deadline(max(min(_PATIENCE, most, running.remaining()), _LEAST))
         told = False
@@ -72,7 +72,7 @@ class Adopter:
                 return self.weigh(session, rows, deadline)
             except StatementError as error:
                 session.rollback(Deadline(1.0))
-                # With less time another look would end by its own time-out, before it could say what is in the way.
+                # With less time left, another try would end by its own timeout, before it could name the blocker.
                 if not classify.may_pass(error.sqlstate) or deadline.remaining() < _PAUSE + _LEAST_LOOK:
                     raise self._unreadable(session, error) from error
                 if not told:
@@ -100,14 +100,14 @@ class Adopter:
         )
 
     def foresee(self, session: Session, plan: Plan) -> Plan | None:
-        """Return the plan as it will be once the tool's history is recorded; None if the server does not say."""
+        """Return the plan as it will be once the tool's history is recorded; None if the connection was lost."""
         rows = rows_of(plan)
         if not plan.pending or not self._origins.worth_a_look(rows):
             return plan
         try:
             adoption = self.look(session, rows)
         except ConnectionLostError as lost:
-            # Whoever contends for the lock connects again.
+            # Contending for the lock opens a new connection.
             logs.event(
                 logs.DEBUG, "adopt.not_foreseen", f"have not read the history of {self.tool} yet: {lost.message}"
             )
@@ -119,7 +119,7 @@ class Adopter:
         return self._assignment.plan(sorted([*others, *recorded]))
 
     def record(self, lease: Lease, plan: Plan, deadline: Deadline) -> bool:
-        """Record under the lock what the tool has applied; tell whether there was anything. Raises EntrypointError."""
+        """Record what the tool has applied, under the lock; tell whether there was anything. Raises EntrypointError."""
         if not plan.pending or not self._origins.worth_a_look(rows_of(plan)):
             return False
         found: list[Adoption | None] = []
@@ -148,7 +148,7 @@ class Adopter:
         return tuple(file.number for file in self._origins.files.values())
 
     def change(self, place: Place, adoption: Adoption | None) -> Change | None:
-        """Return the change of the ledger that an adoption is, if it is one."""
+        """Return the change to the ledger that records an adoption; None if there is nothing to record."""
         if adoption is None or not adoption.files:
             return None
         version = self._assignment.app_version
@@ -157,13 +157,13 @@ class Adopter:
             + writing.rollout(place, file.number, rollout_of(file).floor, None)
             for file in adoption.files
         ]
-        # All are written together, so one of them stands for all.
+        # All are written together, so checking one of them is enough.
         return Change(rows, writing.is_applied(place, adoption.files[-1].number))
 
     def tell(self, adoption: Adoption | None) -> None:
         """Log what was recorded, or why nothing was."""
         if adoption is None:
-            # A name that somebody has typed may be mistyped.
+            # If the user named the table, the name may be misspelled: so this is a warning.
             own = self._adopt.table
             name = foreign(".".join(filter(None, (self._adopt.schema, own)))) or BY_NAME[self._adopt.tool].table
             logs.event(
@@ -195,7 +195,7 @@ class Adopter:
         )
 
     def weigh(self, session: Session, rows: Iterable[LedgerRow], patience: Deadline) -> Adoption | None:
-        """Do what `look` does in an open transaction of ours. Raises StatementError, too."""
+        """Do what `look` does, inside a transaction that is already open. Raises StatementError, too."""
         role = self._assignment.role
         table = finding.find(session, self._adopt, role, patience)
         if table is None:
@@ -216,7 +216,7 @@ def rows_of(plan: Plan) -> tuple[LedgerRow, ...]:
 
 
 def tell_differing(tool: str, adoption: Adoption) -> None:
-    """Log which files are not what the tool applied, by its own checksum."""
+    """Log which files differ from what the tool applied, according to the tool's checksums."""
     names = [file.name for file in adoption.differing]
     if names:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

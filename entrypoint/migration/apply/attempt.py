@@ -1,4 +1,4 @@
-"""What every attempt at a migration, up or down, is given, and how it reports that PostgreSQL rejected it."""
+"""The task that every attempt at a migration, up or down, gets; and how it reports that PostgreSQL rejected it."""
 
 from __future__ import annotations
 
@@ -44,28 +44,28 @@ if TYPE_CHECKING:
     _T = TypeVar("_T")
 
     class Opening(TypedDict):
-        """What of a migration its transaction's beginning depends on."""
+        """Those arguments of `Lease.open` that depend on the migration."""
 
         statement: str
         lock_timeout_ms: int
 
 
-# Beyond PostgreSQL's own time-outs, so that its answer, which says more than silence, comes first.
+# How many seconds we wait longer than PostgreSQL's own timeouts, so that its answer, which has details, comes first.
 GRACE = 0.5
 
 _NOTICE_LEVELS = {"WARNING": logs.WARNING, "DEBUG": logs.DEBUG}
 
 
-# What a database says that was there before this program was.
+# Errors in a database whose schema existed before this program did.
 _THERE_ALREADY = (DUPLICATE_FUNCTION, DUPLICATE_OBJECT, DUPLICATE_SCHEMA, DUPLICATE_TABLE)
-# What only the server knows: statements that need a transaction of their own for reasons that no parser sees.
+# Statements that need a separate transaction for reasons that only the server knows.
 _NEEDS = {
     ACTIVE_SQL_TRANSACTION: "It cannot run inside a transaction",
     INVALID_TRANSACTION_TERMINATION: "A DO block or a procedure that ends transactions cannot run inside one",
     UNSAFE_NEW_ENUM_VALUE_USAGE: "A new enum value cannot be used in the transaction that adds it",
 }
 ONLY_APART = (*_NEEDS, OBJECT_IN_USE)
-"""What a file in one transaction is refused that would not be refused in several."""
+"""Errors that a file gets in one transaction, but not if it runs in several."""
 _IN_A_MIGRATION = {
     ACTIVE_SQL_TRANSACTION: ": put `-- entrypoint: no-transaction` at the top of the file.",
     INVALID_TRANSACTION_TERMINATION: ": put `-- entrypoint: no-transaction` at the top of the file.",
@@ -81,7 +81,8 @@ _IN_A_UNIT = {
 
 
 DEFERRED_TRIGGERS = "SELECT FROM pg_catalog.pg_trigger WHERE tginitdeferred LIMIT 1"
-"""Has a row if a file that `asks` runs as units. Asked just before it, as an earlier file may have made such a trigger.
+"""Returns a row if a file with `Advice.asks` must run as units. Runs just before it: an earlier file may create such a
+trigger.
 """
 AS_DEFERRED = "the database has an INITIALLY DEFERRED trigger, and the file changes rows before a COMMIT"
 
@@ -93,22 +94,22 @@ class Task(NamedTuple):
     lease: Lease
     migration: Prepared
     following: str | None
-    """The file that comes next, for the lock's row."""
+    """The name of the file that comes next, for the lock's row."""
     deadline: Deadline
-    """For all migrations together, or for this one if it declares a time-out of its own."""
+    """For all migrations together, or for this one if it declares a timeout."""
     watcher: Watcher
     lock_patience: float | None
     """How many seconds one transaction may wait for locks in total; None if the file sets this itself."""
     reverse: bool = False
-    """Whether this is a down migration, so the row is removed."""
+    """Whether this is a down migration, so that the row is removed."""
     kept: frozenset[int] = frozenset()
-    """Applied migrations with files, whose rows must still be there when this one commits."""
+    """The numbers of applied migrations with files, whose rows must still exist when this one commits."""
     initial: int | None = None
-    """In a new database, of the first migration: up to which number files with `phase = after` run with the others."""
+    """For the first migration in a new database: up to this number, files with `phase = after` run with the others."""
     ends_initial: bool = False
     """Whether this is the last of those."""
     repeatable: str = ""
-    """The name of a file in repeatable/, if it is one."""
+    """The file's name if it is in repeatable/; otherwise empty."""
     upcoming: Prepared | None = None
     """The migration that comes next, if its transaction can be opened in the message that commits this one."""
 
@@ -119,7 +120,7 @@ class Task(NamedTuple):
 
     @property
     def limit(self) -> Deadline:
-        """How long the server may take for our statements behind the file's: less, so that its answer comes first."""
+        """How long the server may take for our statements after the file's: less, so that its answer comes first."""
         return Deadline(self.deadline.remaining() + GRACE / 2)
 
     @property
@@ -130,12 +131,12 @@ class Task(NamedTuple):
 
     @property
     def opening(self) -> Opening:
-        """How the file's transaction begins."""
+        """How to begin the file's transaction."""
         return {"statement": self.migration.advice.begin, "lock_timeout_ms": self.ddl_lock_timeout_ms}
 
     @property
     def record(self) -> str:
-        """The statement that makes the ledger say what the file has done."""
+        """The statements that record in the ledger what the file has done."""
         place, file = self.lease.place, self.migration.file
         if self.reverse:
             return writing.reversal(place, file.number)
@@ -143,14 +144,14 @@ class Task(NamedTuple):
 
     @property
     def rollout(self) -> str:
-        """The statements that make the completed row say what it means for the rollout."""
+        """The statements that add to the completed row what it means for the rollout."""
         place, floor = self.lease.place, self.migration.advice.directives.rollout.floor
         said = writing.rollout(place, self.migration.file.number, floor, self.initial)
         return f"{said}{writing.initial_is_done(place)}" if self.ends_initial else said
 
     @property
     def refreshed(self) -> str:
-        """The statement that has the repeatable files applied again whose objects the file drops."""
+        """The statement that marks the repeatable files whose objects this file drops, to be applied again."""
         names = self.migration.advice.directives.refresh
         if not names:
             return ""
@@ -160,7 +161,7 @@ class Task(NamedTuple):
 
     @property
     def sign(self) -> str:
-        """The query that has a row if the ledger says so."""
+        """The query that returns a row if the ledger has the record of this migration."""
         if self.repeatable:
             from entrypoint.migration.ledger.repeated import is_in_force
 
@@ -170,12 +171,12 @@ class Task(NamedTuple):
 
     @property
     def still(self) -> str:
-        """The state of the migration if this attempt fails, in words."""
+        """What remains true if this attempt fails, in words."""
         return f"migration {self.migration.file.number} is still applied" if self.reverse else "it is still pending"
 
     @property
     def again(self) -> str:
-        """Who tries it again, as a sentence: a start never runs a down migration."""
+        """When it is tried again, as a sentence. A start never runs a down migration."""
         if self.reverse:
             return "No start runs it. Once the cause is fixed, run entrypoint rollback again."
         return "The next start tries it again."
@@ -188,10 +189,10 @@ class Task(NamedTuple):
         transaction: int = 0,
         limited: bool = True,
     ) -> None:
-        """Tell the watcher which statement is next; it counts from 1.
+        """Tell the watcher which statement is next, counted from 1.
 
-        `transaction` tells one transaction of an attempt from the next. `limited`: whether it may wait for locks only
-        for so long.
+        `transaction`: a different number for each transaction of an attempt. `limited`: whether to limit how long the
+        transaction may wait for locks in total.
         """
         count = len(self.migration.advice.statements)
         now = time.monotonic()
@@ -212,7 +213,7 @@ class Task(NamedTuple):
         )
 
     def log_notice(self, notice: Notice) -> None:
-        """Pass a message from the server on to the log as it arrives."""
+        """Log a message from the server."""
         file = self.migration.file
         logs.event(
             _NOTICE_LEVELS.get(notice.severity, logs.INFO),
@@ -240,13 +241,12 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         unit: Unit | None = None,
         walk: Walk | None = None,
     ) -> None:
-        """Say where in the file it was, as far as that is known.
+        """Take where in the file it was, as far as that is known.
 
-        `statement_start`: where the statement that failed begins. `offset`: the character that the error points
-        at; both count in the file's text, and are None for a statement of our own. `behind`: whether it was one of our
-        own behind a part of the file, which begins at `statement_start` if that is known. `unit`: which part of a
-        file it was that runs outside a transaction. `walk`: how far a file had come that runs in batches, if a batch is
-        committed.
+        `statement_start`: where the failed statement begins. `offset`: the character that the error points at. Both are
+        offsets in the file's text, and None for one of our own statements. `behind`: whether it was one of our own
+        statements after a part of the file; that part begins at `statement_start`, if known. `unit`: the failed unit of
+        a file that runs outside a transaction. `walk`: how far a file in batches had come, if a batch is committed.
         """
         super().__init__(str(error))
         self._migration = migration
@@ -257,16 +257,16 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         self._unit = unit
         self._walk = walk
         where = self._where
-        # What our own statements say of the ledger's rows is decided by, and quotes nothing of the file.
+        # Errors from our own checks of the ledger's rows are evaluated later, and quote nothing from the file.
         ours = writing.is_not_written(error) or writing.are_gone(error)
         self._hidden = where is not None and not ours and may_hold_password(migration.statement_at(where))
         if self._hidden:
-            # Now, as not only `failure` shows it.
+            # Already here, because `failure` is not the only place that shows it.
             error.hide()
 
     @property
     def about_the_ledger(self) -> bool:
-        """Whether our own statement about ledger or lock was rejected, or a statement of the file that names them."""
+        """Whether our own statement about ledger or lock was rejected, or one in the file that mentions them."""
         where = self._where
         return self.of_our_own or (where is not None and tables.mentions(self._migration.statement_at(where)))
 
@@ -285,7 +285,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
     def failure(self, *, reverse: bool = False, remedy: str | None = None) -> MigrationFailedError:
         """Return the error for the log and the ledger.
 
-        `reverse`: whether the file takes a migration back. `remedy` is said instead where nothing is recorded.
+        `reverse`: whether the file is a down migration. `remedy`: replaces the usual remedy if nothing is recorded.
         """
         error, file, text = self.error, self._migration.file, self._migration.source
         remedy = (
@@ -333,7 +333,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
 
     @property
     def _of_a_batch(self) -> str:
-        """What became of a batch, and what to do; empty for a file without batches."""
+        """What happened to the batch, and what to do; empty for a file without batches."""
         advice, number = self._migration.advice, self._migration.file.number
         if not advice.batched:
             return ""
@@ -352,7 +352,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
 
     @property
     def _units(self) -> tuple[int, tuple[Unit, ...]]:
-        """The place of the unit among all of the file's, and those."""
+        """The index of the failed unit, and all units of the file."""
         advice = self._migration.advice
         if self._unit is None or advice.transactional:
             return 0, ()
@@ -361,7 +361,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
 
     @property
     def _by_hand(self) -> str:
-        """The same in SQL; empty where the row knows what is committed, and without it that would run again."""
+        """The same in SQL; empty if the row says which units are committed, as they would run again without it."""
         if not self._migration.advice.transactional and self._units[0]:
             return ""
         number = self._migration.file.number
@@ -369,7 +369,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
 
     @property
     def _undone(self) -> str:
-        """What became of the migration's changes, as the beginning of a sentence."""
+        """What happened to the migration's changes, as the beginning of a sentence."""
         unit, advice = self._unit, self._migration.advice
         if advice.transactional:
             return "It was rolled back and recorded as failed"
@@ -400,7 +400,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         return "Nothing in the file was committed before that statement. The failure was recorded"
 
     def _way_out(self, *, reverse: bool) -> str | None:
-        """Return what to do about a statement that cannot run in the transaction that it is in."""
+        """Return what to do about a statement that cannot run in its transaction; None for other errors."""
         sqlstate, unit, file = self.error.sqlstate, self._unit, self._migration.file
         why = _NEEDS.get(sqlstate)
         if why is None:
@@ -417,12 +417,12 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
 
 
 def spelt_units(count: int) -> str:
-    """Return the first units of a file in words."""
+    """Return the first `count` units of a file in words."""
     return "unit 1" if count == 1 else f"units 1 to {count}"
 
 
 def ours(task: Task, act: Callable[[], _T]) -> _T:
-    """Run our own statements around the file's; if PostgreSQL rejects one, that has no place in the file."""
+    """Run our own statements around the file's. If PostgreSQL rejects one, Refused has no place in the file."""
     try:
         return act()
     except StatementError as error:

@@ -1,4 +1,4 @@
-"""The backup before the first migration: taken by the holder of the lock, and only if something will run."""
+"""The backup before the first migration. The holder of the lock takes it, and only if something will run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.lock.lease import Lease
 
-# For a look at the row. The server's own limits come first, and then the next look is as good.
+# For a check of the lock's row. The server's own limits are shorter, and a failed check is repeated later.
 _PATIENCE = 10.0
 _LOOK_STATEMENT = 4.0
 _LOOK_LOCK_TIMEOUT_MS = 1_000
@@ -64,7 +64,7 @@ class BackupFirst:
         try:
             dump.take(order, deadline, lambda: self._look(lease, reading.BACKUP))
         except ConnectionLostError:
-            raise  # The worker's: the lock is contended for again.
+            raise  # It is the worker's connection: contend for the lock again.
         except (BackupFailedError, DatabaseUnavailableError) as error:
             raise _nothing_migrated(error) from error
         self._taken = True
@@ -86,7 +86,7 @@ class BackupFirst:
 def _nothing_migrated(
     error: BackupFailedError | DatabaseUnavailableError,
 ) -> BackupFailedError | DatabaseUnavailableError:
-    """Return the same failure as what it means here."""
+    """Return the same error, with the consequence: nothing was migrated."""
     message = f"Nothing was migrated, because the backup failed: {error.message}"
     if isinstance(error, BackupFailedError):
         return BackupFailedError(message, report=error.report, remedy=error.remedy, **error.fields)

@@ -1,8 +1,8 @@
-"""Apply a migration in batches: its statement goes through a table by a key, each batch in its own transaction.
+"""Applies a migration in batches: its statement goes through a table by a key, each batch in a separate transaction.
 
-Each transaction is the fence, the lookup of where the batch ends, the statement, the row with that place, and COMMIT.
-So a batch and its record are committed together or not at all, whoever dies when. And because only the row is needed to
-continue, another holder can continue the walk, in another session, or behind a pooler.
+Each transaction consists of the fence, the lookup of where the batch ends, the statement, the update of the ledger's
+row with that place, and COMMIT. So a batch and its record are committed together or not at all, whatever crashes. And
+as the row alone is needed to continue, another holder can do so, in another session or behind a pooler.
 """
 
 from __future__ import annotations
@@ -46,31 +46,31 @@ if TYPE_CHECKING:
     from entrypoint.migration.apply.watcher import Watched
 
 _IN_THE_WAY = (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED, SERIALIZATION_FAILURE)
-# An error of data, or of what is not there: a value that is none of the key's type, an operator that it does not have.
+# Classes of SQLSTATE: a value is not valid for the key's type, or the type has no such operator.
 _INCOMPARABLE = ("22", "42")
-# So often in a row, and it is said who is in the way.
+# After this many failures in a row, name the blocker.
 _OFTEN = 3
-# A batch that takes so many times its target, or so many seconds, is ended and tried again with half of it.
+# A batch is canceled, and tried with half the size, after this many times its target, but at least this many seconds.
 _TOO_LONG, _AT_LEAST = 20, 10.0
 
 
 class Batches:
-    """A migration, batch by batch: what this process knows of it, over all its attempts on one session."""
+    """Runs one migration batch by batch. It keeps its state over all attempts on one session."""
 
     def __init__(
         self, task: Task, out_of_time: Callable[[str], EntrypointError], remember: Callable[[Watched, str], None]
     ) -> None:
-        """Take what there is to do; nothing is sent yet.
+        """Take the task; send nothing yet.
 
-        `out_of_time`: what to raise when the time is over; it is told what was waited for. `remember`: what to do with
-        what was seen of a batch that was rolled back, and with its SQLSTATE.
+        `out_of_time`: returns the error to raise when the time is up, given what was waited for. `remember`: receives
+        what the watcher saw of a batch that was rolled back, and its SQLSTATE.
         """
         self._task = task
         self._worker = task.lease.worker
         self._place = task.lease.place
         self._out_of_time, self._remember = out_of_time, remember
         batch = task.migration.advice.directives.batch
-        assert batch is not None  # noqa: S101 - for whoever reads the types: it is what this class is for
+        assert batch is not None  # noqa: S101 - for the type checker: this class is only used for such files
         self._batch: Batch = batch
         self._walk = Walk(
             task.migration.file.checksum,
@@ -81,21 +81,21 @@ class Batches:
         )
         self._key: Key | None = None
         self.trace = Trace()
-        """What is known of the transaction that a batch runs in."""
+        """What is known about the transaction that a batch runs in."""
         self._attempts = 0
-        """How many batches were tried."""
+        """How many batches have been tried."""
         self._failures = 0
-        """How many attempts at this batch have failed because others were in the way."""
+        """How many attempts at the current batch have failed because of other sessions."""
         self._began = time.monotonic()
         self._met = 0
-        """How many keys this process has met since then."""
+        """How many keys this process has gone through since then."""
         self._between = Between(task, self._began, out_of_time)
 
     def attempt(self) -> None:
-        """Run what is left, and record the migration as completed.
+        """Run the remaining batches, and record the migration as completed.
 
-        Raises Refused (earlier batches stay, and the next attempt continues there), MigrationFailedError if a person
-        has to look, MigrationPreventedError if the table cannot be batched by that key, LeaseLostError,
+        Raises Refused (earlier batches stay committed, and the next attempt continues after them), MigrationFailedError
+        if the file needs attention, MigrationPreventedError if the table cannot be batched by that key, LeaseLostError,
         ConnectionLostError.
         """
         if self._key is None:
@@ -122,7 +122,7 @@ class Batches:
         """Find out where to begin, and whether the table can be batched by that key."""
         task, file = self._task, self._task.migration.file
         _, backend_pid = self._open(self._patience)
-        # As the file would find it, and not we.
+        # With the file's search_path, not with ours.
         found = self._query(
             f"{session_state.FRESH[0]} SELECT pg_catalog.to_regclass({literal(self._batch.table)})::pg_catalog.oid; "
             f"{session_state.ours(task.assignment.role)} {keys.AS_TEXT} "
@@ -138,7 +138,7 @@ class Batches:
         self._walk = self._walk._replace(ground=key.ground)
         earlier = beginning.resumed(file, self._batch, self._walk, *rows[0]) if rows else None
         if earlier is None:
-            # Somebody may have locked the table: then that is seen before the wait for it is over.
+            # If another session has locked the table, look closely enough to see it before our wait for the lock ends.
             task.watcher.look_closely(task.ddl_lock_timeout_ms / 1000)
             self._show(key, backend_pid)
             self._walk = self._first_turn(key, self._walk)
@@ -161,12 +161,12 @@ class Batches:
         return key
 
     def _first_turn(self, key: Key, walk: Walk) -> Walk:
-        """Return the walk with the key at which this turn through the table ends: what comes later is not met."""
+        """Return the walk with the key at which this pass through the table ends. Rows after it are not included."""
         rows = self._query(key.last())[-1]
         return walk._replace(cursor=None, last=_values(rows[0]) if rows else None, met=0, total=key.table.rows)
 
     def _turn(self, key: Key) -> None:
-        """Begin once more at the table's beginning."""
+        """Begin the next pass through the table."""
         self._open(self._patience)
         self._query(keys.AS_TEXT)
         self._commit_walk(self._first_turn(key, self._walk._replace(turn=self._walk.turn + 1)))
@@ -174,7 +174,7 @@ class Batches:
     # One batch.
 
     def _one(self, key: Key) -> None:
-        """Run the next batch, or wait a moment if others are in the way, or a standby is behind."""
+        """Run the next batch, or pause if other sessions are in the way. First wait for standbys if needed."""
         signals.raise_received()
         self._between.standbys(self._batch.max_replica_lag)
         if self._task.deadline.passed():
@@ -203,7 +203,7 @@ class Batches:
             self._between.rest(self._batch.pause)
 
     def _run(self, key: Key, limit: Deadline) -> bool:
-        """Commit one batch; tell whether it had as many keys as it was to have."""
+        """Commit one batch; tell whether it had its full number of keys."""
         walk, began = self._walk, time.monotonic()
         if walk.last is None:
             return False
@@ -216,7 +216,7 @@ class Batches:
             self.trace.opened(transaction_id)
             first, last = _values(rows[0]), _values(rows[1]) if full else walk.last
             changed = self._change(key.value(first), key.value(last))
-            # From here on it is committed by us or not at all, and its row with it.
+            # From here on, only our COMMIT can commit it, together with its row.
             self.trace.closed()
         else:
             last = walk.last
@@ -233,7 +233,7 @@ class Batches:
         return full
 
     def _ends(self, key: Key, walk: Walk) -> list[Row]:
-        """Return the first and the last key of the next batch; one row, or none, if that is what is left."""
+        """Return the first and the last key of the next batch; only the first, or nothing, if too few keys are left."""
         lookup = key.lookup(walk.cursor, walk.last or (), walk.size)
         fresh = " ".join((keys.AS_BEFORE, *session_state.FRESH))
         try:
@@ -246,7 +246,7 @@ class Batches:
         return found[-1 - fresh.count(";")]
 
     def _change(self, first: str, last: str) -> int:
-        """Run the file's statement for these keys; return how many rows it says that it has changed."""
+        """Run the file's statement for these keys; return how many rows it changed, according to its command tag."""
         task, worker, advice = self._task, self._worker, self._task.migration.advice
         statement = advice.statements[0]
         filled = fill(advice.body, statement, advice.placeholders, first, last)
@@ -259,7 +259,7 @@ class Batches:
 
         worker.on_notice = task.log_notice
         try:
-            # As one that the server takes for one statement or refuses.
+            # Sent in a way that the server refuses if it is more than one statement.
             worker.statement(filled.sql, task.patience, on_result)
         except StatementError as error:
             offset = None if error.position is None else filled.origin(error.position)
@@ -269,7 +269,7 @@ class Batches:
         return changed
 
     def _commit_walk(self, walk: Walk) -> None:
-        """Commit what this transaction has done together with how far the walk is then."""
+        """Commit what this transaction has done, together with the new position of the walk."""
         self._commit(walk, status=RUNNING, message=note(walk))
         self._walk = walk
 
@@ -277,7 +277,7 @@ class Batches:
         task, worker = self._task, self._worker
         statement = task.migration.advice.statements[0]
         parts = (
-            # A trigger may have changed the session, which behind a pooler is the next client's.
+            # A trigger may have changed the session, and behind a pooler the next client gets it.
             session_state.restore(pooled=worker.login_pid != self._place.backend_pid),
             transactions.limits(task.limit, server_version=worker.server_version, role=task.assignment.role),
             f"SET LOCAL lock_timeout = {task.ddl_lock_timeout_ms};",
@@ -297,7 +297,7 @@ class Batches:
         try:
             worker.query("\n".join(filter(None, parts)), task.patience)
         except StatementError as error:
-            # The first of these is the file's own affair: its deferred constraints.
+            # An error in the first of these comes from the file: its deferred constraints.
             raise self._refused(error, statement_start=statement.start, behind=error.statement > 0) from error
 
     def _complete(self) -> None:
@@ -318,10 +318,10 @@ class Batches:
             duration_ms=round(walk.seconds * 1000),
         )
 
-    # Others.
+    # Other sessions in the way.
 
     def _watched(self, refusal: Refused, *, ended: bool) -> Watched | None:
-        """Return what was seen of an attempt that is to be tried again with a smaller batch; None if it is not."""
+        """Return what the watcher saw of an attempt that should be repeated with a smaller batch; None if not."""
         code = refusal.error.sqlstate
         if code not in (*_IN_THE_WAY, QUERY_CANCELED):
             return None
@@ -329,7 +329,7 @@ class Batches:
         return watched if code in _IN_THE_WAY or watched.gave_up is not None or ended else None
 
     def _give_way(self, refusal: Refused, watched: Watched) -> None:
-        """Halve the batch and let others go first; log who they are if it happens again and again."""
+        """Halve the batch and let other sessions go first; log who they are if this happens repeatedly."""
         task, file, size = self._task, self._task.migration.file, self._walk.size
         self._remember(watched, refusal.error.sqlstate)
         self._failures += 1
@@ -338,7 +338,7 @@ class Batches:
         seconds = min(pace.pause(self._failures, random()), task.deadline.remaining())
         often = self._failures >= _OFTEN
         if self._failures == _OFTEN - 1:
-            # From now on, so that the next attempt's wait is seen in time.
+            # So that the watcher sees the next attempt's wait in time.
             task.watcher.look_closely(task.ddl_lock_timeout_ms / 1000)
         blocker = watched.blockers[0] if often and watched.blockers else None
         behind = f", behind {blocker.short}" if blocker else ""
@@ -364,7 +364,7 @@ class Batches:
         task.assignment.board.activity = None
 
     def _show(self, key: Key, backend_pid: int) -> None:
-        """Show how far the walk is."""
+        """Publish how far the walk is."""
         walk, advice = self._walk, self._task.migration.advice
         left = walk.seconds_left(self._met, time.monotonic() - self._began)
         phase = f"{count(walk.rows, 'row')} in {count(walk.batches, 'batch', 'batches')}"
@@ -393,7 +393,7 @@ class Batches:
         return self._task.deadline.within(_AT_LEAST)
 
     def _limit(self) -> Deadline:
-        """Return how long this batch may take: not for ever, as long as a smaller one could take less."""
+        """Return how long this batch may take. It is limited if a smaller batch could take less time."""
         smallest, _ = pace.bounds(self._batch.size)
         if self._batch.fixed or self._walk.size <= smallest:
             return self._task.deadline.within(self._task.deadline.remaining())
@@ -432,13 +432,13 @@ def _values(row: Row) -> Values:
 
 
 def _number_in(tag: str) -> int:
-    """Return how many rows a command tag tells of: `UPDATE 5`, `INSERT 0 5`."""
+    """Return the number of rows in a command tag, such as `UPDATE 5` or `INSERT 0 5`."""
     number = tag.rpartition(" ")[2]
     return int(number) if number.isdecimal() else 0
 
 
 def _spell(seconds: float) -> str:
-    """Return a time as precisely as an estimate is."""
+    """Return a time in words, no more precise than an estimate is."""
     if seconds < 90:
         return f"{round(seconds)} s"
     minutes = round(seconds / 60)

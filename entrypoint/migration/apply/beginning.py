@@ -1,4 +1,4 @@
-"""Where a file begins that runs in batches: by which key, and whether an earlier run is gone on with."""
+"""Where a file that runs in batches begins: which key it uses, and whether it continues an earlier run."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 def judged(task: Task, batch: Batch, query: Query, oid: str | None, earlier: Walk | None) -> Key:
-    """Return the key by which the file goes through the table of this `oid`, as `query` finds it in the catalogue.
+    """Return the key by which the file goes through the table with this `oid`, from the catalog as `query` reads it.
 
-    `earlier`: how far an earlier run came. Raises MigrationPreventedError if there is no such table, or the key will
-    not do.
+    `earlier`: how far an earlier run got. Raises MigrationPreventedError if there is no such table, or the key cannot
+    be used.
     """
     if oid is None:
         verdict: Key | keys.Unfit = keys.Unfit(
@@ -47,7 +47,7 @@ def judged(task: Task, batch: Batch, query: Query, oid: str | None, earlier: Wal
 
 
 def _unsuited(task: Task, query: Query, key: Key) -> keys.Unfit | None:
-    """Return why the file's statement cannot go through the table by that key, if so."""
+    """Return why the file's statement cannot go through the table by that key; None if it can."""
     advice, role = task.migration.advice, task.assignment.role
     found = query(
         f"{session_state.FRESH[0]} {key.visible}; {session_state.ours(role)} {keys.AS_TEXT} "
@@ -62,9 +62,9 @@ def _unsuited(task: Task, query: Query, key: Key) -> keys.Unfit | None:
 
 
 def refuse_another(task: Task, fresh: Walk, walk: Walk | None, number: str, name: str) -> None:
-    """Raise MigrationPreventedError if the statement of the walk that is to begin stands half way as another file.
+    """Raise MigrationPreventedError if the same statement is only partly done under another file name.
 
-    `fresh`: the walk that is to begin; `walk`: what the row of the other `number` and `name` says.
+    `fresh`: the walk that would begin. `walk`: the one recorded in the row of the other file, `number` and `name`.
     """
     if walk is not None and walk.batches and walk.statement == fresh.statement:
         task.lease.worker.rollback(Deadline(2 * GRACE))
@@ -72,9 +72,9 @@ def refuse_another(task: Task, fresh: Walk, walk: Walk | None, number: str, name
 
 
 def resumed(file: MigrationFile, batch: Batch, fresh: Walk, status: str | None, message: str | None) -> Walk | None:
-    """Return the walk to go on with, as the file's row says; None if no batch is committed.
+    """Return the walk to continue, from the file's row; None if no batch is committed.
 
-    `fresh`: the walk that would begin otherwise. Raises MigrationFailedError if a person has to look.
+    `fresh`: the walk that would begin otherwise. Raises MigrationFailedError if the file needs attention.
     """
     walk = walk_in(message)
     if walk is None:

@@ -1,4 +1,4 @@
-"""What is waited for between two batches: standbys, transactions that are open, and what the file itself wants."""
+"""The waits between two batches: for standbys, for open transactions, and the pause that the file asks for."""
 
 from __future__ import annotations
 
@@ -27,19 +27,22 @@ _TELL_AGAIN = 10.0
 
 
 class Between:
-    """The waits of one file, none of which holds a transaction open."""
+    """The waits of one file. None of them keeps a transaction open."""
 
     def __init__(self, task: Task, began: float, out_of_time: Callable[[str], EntrypointError]) -> None:
-        """Take when the walk began (`time.monotonic()`), and what to raise when the time is over: it is told why."""
+        """Take when the walk began (`time.monotonic()`).
+
+        `out_of_time`: returns the error to raise when the time is up, given what was waited for.
+        """
         self._task = task
         self._began = began
         self._out_of_time = out_of_time
         self._told_of_lag = False
         self._walk: Walked | None = None
-        """How far it was when it was last shown."""
+        """How far the walk was when it was last shown."""
 
     def standbys(self, allowed: int | None) -> None:
-        """Wait while a standby has more bytes to replay than are `allowed`; None: whatever it has."""
+        """Wait while a standby has more than `allowed` bytes left to replay; with None, do not wait."""
         if allowed is None:
             return
         told = float("-inf")
@@ -74,11 +77,11 @@ class Between:
             )
 
     def _lag(self) -> Lag:
-        # As the login user, who may see more than the role.
+        # As the login user, who may be able to see more than the role.
         return read_lag(self._query(f"BEGIN READ ONLY; {session_state.ours(None)} {lag_query()}; COMMIT")[-2])
 
     def writers(self, key: Key, table: str) -> None:
-        """Wait for the transactions that may have rows behind the cursor which this turn could not see."""
+        """Wait for open transactions that may have written rows which this pass could not see."""
         ask = f"BEGIN READ ONLY; {session_state.ours(self._task.assignment.role)} {key.writers()}; COMMIT"
         first = left = self._query(ask)[-2]
         file, told = self._task.migration.file, time.monotonic() - _TELL_AGAIN + _LOOK_EVERY
@@ -104,7 +107,7 @@ class Between:
         self._task.assignment.board.activity = None
 
     def rest(self, seconds: float) -> None:
-        """Pause as the file wants it, without being taken for a session that nobody needs any more."""
+        """Pause as the file asks, but send a query now and then, so that the session is not ended for being idle."""
         if seconds >= _LOOK_EVERY:
             self.show(f"pausing for {seconds:.1f} s between batches")
         end = self._task.deadline.within(seconds)
@@ -115,7 +118,7 @@ class Between:
                 self._query("SELECT 1")
 
     def show(self, why: str) -> None:
-        """Show that nothing is being done, and why."""
+        """Publish why the file is waiting."""
         board, file, now = self._task.assignment.board, self._task.migration.file, time.monotonic()
         if board.activity is not None and board.activity.walk is not None:
             self._walk = board.activity.walk

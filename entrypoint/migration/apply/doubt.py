@@ -1,4 +1,4 @@
-"""Find out, after a connection has ended, whether the commit went through and who ended it."""
+"""Finds out, after a connection has ended, whether the COMMIT succeeded, and whether the server restarted."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 _PAUSE = 0.2
 _PATIENCE = 5.0
-# For asking after a time-out. A server that answers needs milliseconds, and an application waits meanwhile.
+# For a question after the time is up. A server that answers needs milliseconds, and the application is waiting.
 _FLOOR = 1.0
-# What PostgreSQL says of an id that it has not given out yet.
+# PostgreSQL's error for a transaction id that it has not assigned yet.
 _IN_THE_FUTURE = INVALID_PARAMETER_VALUE
 
 
@@ -34,7 +34,7 @@ STANDBY_REMEDY = (
 
 
 def waited_for_standby(names: str, verb: str = "waited") -> str:
-    """Return that a commit waited, or does, for a standby of these `names`; they may be unknown."""
+    """Return a clause that a commit waited (or `verb`) for a standby from this list; it is empty if unknown."""
     setting = "synchronous_standby_names" + (f" = '{names}'" if names else "")
     return f"COMMIT {verb} for a synchronous standby ({setting})"
 
@@ -50,7 +50,7 @@ def commit_ended(lost: object, standby: str | None) -> tuple[str, str]:
 
 
 def standby_names(session: Session) -> str:
-    """Return `synchronous_standby_names`; nothing if the session does not tell."""
+    """Return `synchronous_standby_names`; empty if it cannot be read."""
     try:
         return session.query("SHOW synchronous_standby_names", Deadline(_FLOOR))[0][0][0] or ""
     except (ConnectionLostError, StatementError):
@@ -61,7 +61,7 @@ class InDoubt(Exception):  # noqa: N818 - a state of knowledge, which the leader
     """The connection ended while COMMIT was under way."""
 
     def __init__(self, transaction_id: str, lost: ConnectionLostError) -> None:
-        """Take the transaction's id, and how the connection ended."""
+        """Take the transaction's id, and the loss of the connection."""
         super().__init__(str(lost))
         self.transaction_id = transaction_id
         self.lost = lost
@@ -70,12 +70,12 @@ class InDoubt(Exception):  # noqa: N818 - a state of knowledge, which the leader
 def settle(
     transaction_id: str, target: Target, place: Place, sign: str, role: str | None, deadline: Deadline
 ) -> Verdict:
-    """Find out whether a transaction was committed; wait for the answer while its backend is still working on it.
+    """Find out whether a transaction was committed; wait while its backend is still working on it.
 
-    The ledger, read at once, may say no, and a moment later yes: so this asks for the transaction's own state first.
-    But `committed` counts only together with the ledger: `sign` is the query that returns a row if the change is
-    recorded, and `role` is who may run it. After a failover, or after a crash before the id reached the disk, the id
-    belongs to another transaction, and so does its state. (A crash does not change the postmaster's start time.)
+    The ledger might not have the change now and have it a moment later, so this first asks for the state of the
+    transaction. But `committed` only counts if the ledger agrees: `sign` is the query that returns a row if the change
+    is recorded, and `role` is the role to run it as. After a failover, or after a crash before the id reached the disk,
+    the id may belong to another transaction. (A crash does not change the postmaster's start time.)
 
     There is always time for one answer, even if the deadline has passed.
     """
@@ -84,7 +84,7 @@ def settle(
         try:
             verdict = _ask(transaction_id, target, place, sign, role, deadline.within(_PATIENCE))
         except (Failure, ConnectionLostError, StatementError):
-            verdict = None  # Not there at the moment.
+            verdict = None  # The server is not available at the moment.
         if verdict is not None:
             return verdict
         pause(min(_PAUSE, deadline.remaining()))
@@ -100,7 +100,7 @@ def _ask(
         if status == "in progress":
             return None
         if status == "aborted":
-            return "aborted"  # Whoever has done it since, it was not this transaction.
+            return "aborted"  # Even if another transaction has made the same change since.
         found = session.query(f"BEGIN READ ONLY; {session_state.ours(role)} {sign}; COMMIT", deadline)[-2]
         return "committed" if found else "aborted"
     finally:
@@ -108,7 +108,7 @@ def _ask(
 
 
 def _status(session: Session, transaction_id: str, place: Place, deadline: Deadline) -> str | None:
-    """Return the state of a transaction; None if the server does not know of it, or it is another server."""
+    """Return the state of a transaction; None if the server does not know it, or is a different server."""
     start = session.query("SELECT pg_catalog.pg_postmaster_start_time()", deadline)[0][0][0]
     if start != place.server_start:
         return None
@@ -121,7 +121,7 @@ def _status(session: Session, transaction_id: str, place: Place, deadline: Deadl
 
 
 def server_restarted(place: Place, target: Target, seconds: float) -> bool:
-    """Tell whether the server has restarted since `place` was found, or is about to."""
+    """Tell whether the server has restarted since `place` was read, or is not available."""
     deadline = Deadline(seconds)
     try:
         session = target.connect(deadline.remaining())

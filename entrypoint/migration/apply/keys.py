@@ -1,8 +1,8 @@
-"""The key by which a file runs in batches: whether its table can be batched by it, and where a batch ends.
+"""The key by which a file runs in batches: whether the table can be batched by it, and where a batch ends.
 
-Pure functions around what the catalogue says. Two mistakes are easy here, and each orders otherwise than the index:
-`ORDER BY id` behind `SELECT id::text … ` sorts by the text, so columns have the table's alias before them; and with our
-search_path `>` may be another type's operator (citext's, for one), so it is the one of the index's operator class.
+Pure functions over what the catalog says. Two easy mistakes here would sort differently from the index. `ORDER BY id`
+after `SELECT id::text …` sorts by the text, so columns are written with the table's alias. And with our search_path,
+`>` may be another type's operator (as for citext), so the operator of the index's operator class is named explicitly.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Values = tuple[str, ...]
 
-# Strategies of a btree.
+# Strategy numbers of a B-tree.
 _NOT_GREATER, _NOT_LESS, _GREATER = 2, 4, 5
 _TABLES = ("r", "p", "m")
 _KINDS = {"v": "a view", "f": "a foreign table", "S": "a sequence", "i": "an index", "I": "an index", "c": "a type"}
@@ -33,9 +33,9 @@ AS_TEXT = (
     "SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = iso_8601; SET LOCAL extra_float_digits = 1; "
     "SET LOCAL row_security TO DEFAULT; SET LOCAL array_nulls = on;"
 )
-"""So every key is written as any session reads it, whatever its own settings are; of the rows that the file sees.
+"""Makes PostgreSQL write keys so that any session can read them, whatever its settings. Row security is the file's.
 
-The last stays for the file's statement: a key with a NULL within could not be written otherwise.
+array_nulls stays on for the file's statement: without it, a key that contains a NULL could not be read back.
 """
 AS_BEFORE = (
     "SET LOCAL datestyle TO DEFAULT; SET LOCAL intervalstyle TO DEFAULT; SET LOCAL extra_float_digits TO DEFAULT;"
@@ -44,7 +44,7 @@ WRITES = "('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'Access
 
 
 class Operator(NamedTuple):
-    """An operator, by its schema and its name."""
+    """An operator: its schema, its name, and its oid if that matters."""
 
     schema: str
     name: str
@@ -52,7 +52,7 @@ class Operator(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The table that is gone through."""
+    """The table to go through."""
 
     oid: str
     name: str
@@ -60,32 +60,32 @@ class Table(NamedTuple):
     kind: str
     """As in pg_class.relkind."""
     has_children: bool
-    """Whether other tables inherit from it, of which its indexes know nothing."""
+    """Whether other tables inherit from it; its indexes do not contain their rows."""
     rows: int | None
-    """How many it has, as PostgreSQL estimates it."""
+    """PostgreSQL's estimate of the number of rows."""
     identity: str = ""
-    """The oids of its database and its own, for a row of the ledger: a table of the same name has others."""
+    """The oids of the database and the table, for the ledger's row. They differ for another table of the same name."""
 
 
 class Column(NamedTuple):
-    """A column of the key; all but its name is empty if there is none."""
+    """A column of the key; everything but the name is empty if there is no such column."""
 
     name: str
     number: str
     type_: str
-    """With its schema, and without a length: a cast to it changes nothing."""
+    """With its schema, and without a length, so that a cast to it changes nothing."""
     not_null: bool
     collation: str = ""
     """With its schema; empty if the type has none."""
     made_of: tuple[str, ...] = ()
-    """The columns that it is generated from; empty if it is not."""
+    """The columns that it is generated from; empty if it is not generated."""
 
 
 class Part(NamedTuple):
-    """What an index does with one of its columns."""
+    """How an index sorts one of its columns."""
 
     number: str
-    """The column's; 0 for an expression."""
+    """The number of the column; 0 for an expression."""
     default_class: bool
     own_collation: bool
     descending: bool
@@ -95,7 +95,7 @@ class Part(NamedTuple):
 
 
 class Index(NamedTuple):
-    """A btree of the table, with as many of its columns as the key has."""
+    """A B-tree index of the table, with as many of its columns as the key has."""
 
     name: str
     valid: bool
@@ -111,7 +111,7 @@ class Unfit(NamedTuple):
 
 
 class Key(NamedTuple):
-    """A key that has passed, and all that its statements need."""
+    """A key that can be used, and everything that its statements need."""
 
     table: Table
     columns: tuple[Column, ...]
@@ -119,35 +119,35 @@ class Key(NamedTuple):
 
     @property
     def ground(self) -> tuple[str, ...]:
-        """What a walk stands on, as its row says it: the table, then each column's order.
+        """What a walk relies on, as its row records it: the table, then the sort order of each column.
 
-        Where it is another one, the keys of before may be at another place.
+        If it changes, earlier keys may be in a different place.
         """
         orders = (f"{column.type_} COLLATE {column.collation}".removesuffix(" COLLATE ") for column in self.columns)
         return self.table.identity, *orders
 
     @property
     def visible(self) -> str:
-        """The query that tells, with the file's search path, whether BETWEEN compares as the index does."""
+        """The query that tells whether BETWEEN, with the file's search_path, compares as the index does."""
         operators = {one.oid: None for part in self.parts for one in (part.not_less, part.not_greater)}
         return f"SELECT {' AND '.join(f'pg_catalog.pg_operator_is_visible({oid})' for oid in operators)}"
 
     @property
     def path(self) -> str:
-        """The statement that lets operators of several schemas be found; empty where one is named."""
+        """The statement that makes operators from several schemas visible; empty if their schema can be named."""
         schemas = dict.fromkeys(part.greater.schema for part in self.parts)
         if len(schemas) == 1:
             return ""
-        # An operator of exactly these types is taken from the first of them that has it.
+        # PostgreSQL takes the operator from the first schema that has one for exactly these types.
         names = ", ".join(identifier(schema) for schema in schemas if schema != "pg_catalog")
         return f"SET LOCAL search_path = pg_catalog, {names}, pg_temp;"
 
     def last(self) -> str:
-        """Return the query for the largest key there is."""
+        """Return the query for the largest key in the table."""
         return f"SELECT {self._texts} FROM {self.table.name} AS k ORDER BY {self._order(' DESC')} LIMIT 1"
 
     def lookup(self, cursor: Values | None, last: Values, size: int) -> str:
-        """Return the query for a batch's first key, and for its last if it has so many (`size`) before `last`."""
+        """Return the query for a batch's first key, and its last if there are `size` keys from `cursor` to `last`."""
         limits = [self._compared(last, "not_greater")]
         if cursor is not None:
             limits.append(self._compared(cursor, "greater"))
@@ -157,12 +157,12 @@ class Key(NamedTuple):
         return f"({query} LIMIT 1) UNION ALL ({query} OFFSET {size - 1} LIMIT 1)"
 
     def value(self, values: Values) -> str:
-        """Return a key as an expression, for a placeholder. A parameter would not do: `date_trunc('day', $1)`."""
+        """Return a key as an expression for a placeholder. A parameter may lack a type: `date_trunc('day', $1)`."""
         casts = self._casts(values)
         return f" ({casts[0]}) " if len(casts) == 1 else f" ROW({', '.join(casts)}) "
 
     def writers(self) -> str:
-        """Return the query for the transactions that may have written to the table and are not over, with their pid."""
+        """Return the query for open transactions that may have written to the table, with their pid."""
         return (
             "SELECT DISTINCT l.virtualtransaction, l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' "
             f"AND l.database = {THIS_DATABASE} AND (l.relation = {self.table.oid} OR l.relation IN "
@@ -189,11 +189,11 @@ class Key(NamedTuple):
         return ", ".join(f"k.{identifier(column.name)}::pg_catalog.text" for column in self.columns)
 
 
-# What the catalogue says.
+# Reading the catalog.
 
 
 def questions(oid: str, columns: Sequence[str]) -> tuple[str, str, str]:
-    """Return the queries about a table, the columns of a key, and the table's btrees; `read` reads their answers."""
+    """Return the queries about a table, a key's columns, and the table's B-trees; `read` reads their answers."""
     count = len(columns)
     names = ", ".join(literal(column) for column in columns)
     table = (
@@ -208,13 +208,13 @@ def questions(oid: str, columns: Sequence[str]) -> tuple[str, str, str]:
     )
     key = (
         "SELECT k.name, a.attnum, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(t.typname), "
-        # Since version 18 a constraint may be there that the rows of before do not meet yet.
+        # Since version 18, there may be a NOT NULL constraint that existing rows do not satisfy yet.
         "a.attnotnull AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint c WHERE c.conrelid = a.attrelid "
         "AND c.contype = 'n' AND NOT c.convalidated AND a.attnum = ANY (c.conkey)), "
         "(SELECT pg_catalog.quote_ident(s.nspname) || '.' || pg_catalog.quote_ident(o.collname) "
         "FROM pg_catalog.pg_collation o JOIN pg_catalog.pg_namespace s ON s.oid = o.collnamespace "
         "WHERE o.oid = a.attcollation), "
-        # Names have no line feed in them, or are passed over.
+        # A name with a line feed in it would be ignored.
         "(SELECT pg_catalog.string_agg(b.attname, pg_catalog.chr(10)) FROM pg_catalog.pg_attrdef f "
         "JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = f.oid "
         "AND d.refobjid = f.adrelid AND d.refobjsubid <> f.adnum JOIN pg_catalog.pg_attribute b "
@@ -236,7 +236,7 @@ def questions(oid: str, columns: Sequence[str]) -> tuple[str, str, str]:
         "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), "
         "i.indisvalid AND i.indisready AND i.indislive, "
         "i.indpred IS NOT NULL, i.indkey[p.place - 1], "
-        # That of another name may be the same order: varchar_ops is text_ops.
+        # An operator class with another name may sort alike: varchar_ops is text_ops.
         "EXISTS (SELECT FROM pg_catalog.pg_opclass d WHERE d.opcfamily = oc.opcfamily "
         "AND d.opcintype = oc.opcintype AND d.opcdefault), "
         "i.indcollation[p.place - 1] = coalesce((SELECT a.attcollation FROM pg_catalog.pg_attribute a "
@@ -256,7 +256,7 @@ def questions(oid: str, columns: Sequence[str]) -> tuple[str, str, str]:
 def read(
     oid: str, table: Sequence[Row], columns: Sequence[Row], indexes: Sequence[Row]
 ) -> tuple[Table, tuple[Column, ...], tuple[Index, ...]]:
-    """Return what the answers to `questions` say."""
+    """Read the answers to `questions`."""
     name, kind, has_children, rows, identity = table[0]
     found: dict[str, Index] = {}
     for row in indexes:
@@ -290,7 +290,7 @@ def read(
 
 
 def judge(table: Table, columns: Sequence[Column], indexes: Sequence[Index]) -> Key | Unfit:
-    """Return the key by which a table is gone through, or why it cannot be."""
+    """Return the key by which to go through a table, or why that is not possible."""
     unfit = _unfit_table(table) or next(filter(None, (_unfit_column(table, column) for column in columns)), None)
     if unfit is not None:
         return unfit
@@ -319,7 +319,7 @@ def judge(table: Table, columns: Sequence[Column], indexes: Sequence[Index]) -> 
 
 
 def _build(table: Table, columns: Sequence[Column]) -> str:
-    """Return how an index is made by which the table can be gone through, as a remedy."""
+    """Return how to create an index for this key, as a remedy."""
     for column in columns:
         if column.type_ in _UNORDERED:
             return f"The type {column.type_} has no sort order: use columns of other types."
@@ -333,7 +333,7 @@ def _build(table: Table, columns: Sequence[Column]) -> str:
 
 
 def relatives(oid: str) -> str:
-    """Return the query for what else a table's rows can be changed through: partitions, their parents, and views."""
+    """Return the query for other relations that can change a table's rows: partitions, their parents, and views."""
     return (
         f"WITH RECURSIVE same AS ((SELECT {oid}::pg_catalog.oid AS oid UNION SELECT t.relid FROM (SELECT relid FROM "
         f"pg_catalog.pg_partition_ancestors({oid}) UNION SELECT {oid}) a, pg_catalog.pg_partition_tree(a.relid) t) "
@@ -346,10 +346,10 @@ def relatives(oid: str) -> str:
 
 
 def unsuited(key: Key, *, visible: bool, relatives: Sequence[str], changes: Changes) -> Unfit | None:
-    """Return why a statement that does these `changes` cannot go through the table by that key, if so.
+    """Return why a statement that makes these `changes` cannot go through the table by that key; None if it can.
 
-    `visible`: whether what it compares with is what orders the index. `relatives`: what the query
-    of that name has found.
+    `visible`: whether the operators of BETWEEN are those of the index. `relatives`: the result of the query of that
+    name.
     """
     names = ", ".join(identifier_shown(column.name) for column in key.columns)
     if not visible:
@@ -415,7 +415,7 @@ def _unfit_column(table: Table, column: Column) -> Unfit | None:
 
 
 def identifier_shown(name: str) -> str:
-    """Return a name as SQL, with quotes only where it needs them."""
+    """Return a name as SQL, quoted only if necessary."""
     ordinary = name.isascii() and name.replace("_", "a").isalnum() and name == name.lower() and not name[0].isdigit()
     return name if ordinary else identifier(name)
 

@@ -1,4 +1,4 @@
-"""The holder of the lock, for as long as it holds it: survey again, apply what is pending, judge what fails."""
+"""What the holder of the lock does: survey again, apply what is pending, decide what a failure means."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ if TYPE_CHECKING:
     from entrypoint.migration.observe.blockers import Blocker
     from entrypoint.migration.script.prepare import Prepared
 
-# For the statements around a migration.
+# Seconds for the statements around a migration.
 _PATIENCE = 30.0
-# To find out whether the server has restarted.
+# Seconds to find out whether the server has restarted.
 _RECONNECT_PATIENCE = 3.0
-# How much later than the worker the guard may notice that its session has ended, too.
+# How many seconds after the worker's session the guard's may still seem alive.
 _NOTICE = 0.3
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
@@ -91,7 +91,7 @@ _LOOK_AT_IT = "see \\d schema_migrations in psql, drop it, and start again."
 _NO_LONGER_RECORDED = "applied migrations were no longer recorded as completed"
 _RECORD_AGAIN = "The next start runs again what is not recorded. To record it without running it: entrypoint baseline."
 _CONNECTION_EXCEPTION = "08"
-# What is refused where an object, as one of a repeatable file, has to be dropped first.
+# Errors if an object, such as one from a repeatable file, must be dropped first.
 TO_BE_DROPPED = (
     INVALID_TABLE_DEFINITION,
     INVALID_FUNCTION_DEFINITION,
@@ -106,16 +106,16 @@ _OWN_DOING = (
 
 
 class _NeedsUnitsError(Exception):
-    """A file can only run as psql runs it, and nothing of it is committed."""
+    """A file can only run unit by unit, as psql runs it, and none of it is committed."""
 
     def __init__(self, refusal: Refused) -> None:
-        """Take what PostgreSQL said."""
+        """Take PostgreSQL's refusal."""
         super().__init__(str(refusal))
         self.refusal = refusal
 
 
 class Applied(NamedTuple):
-    """A migration that this process committed, or took back."""
+    """A migration that this process applied or reversed."""
 
     version: int
     file: str
@@ -134,9 +134,9 @@ class Leader:
         backup_first: BackupFirst | None,
         adopter: Adopter | None = None,
     ) -> None:
-        """Take the `prepared` migrations by number, and the `clocks` that bound them.
+        """Take the `prepared` migrations by number, and the `clocks` that limit them.
 
-        `backup_first` is what to do before the first, and `adopter` records what another tool has applied.
+        `backup_first` takes a backup before the first migration. `adopter` records what another tool has applied.
         """
         self._assignment = assignment
         self._lease = lease
@@ -146,28 +146,28 @@ class Leader:
         self._backup_first = backup_first
         self._adopter = adopter
         self._blocker: Blocker | None = None
-        """Who was in the way of the file's last attempt."""
+        """The session that blocked the file's last attempt."""
         self._lock = ""
-        """Which lock that was, as in `ShareLock on orders`."""
+        """The lock that it waited for, such as `ShareLock on orders`."""
         self._standby: str | None = None
-        """`synchronous_standby_names`, if a commit waited for one of them until the time was over."""
+        """`synchronous_standby_names`, if a commit waited for one of them until the time was up."""
         self._why = ""
         """How that attempt ended, in words."""
         self._passing = ""
-        """The SQLSTATE with which it ended, if that is one that may pass."""
+        """The SQLSTATE with which it ended, if that is a temporary error."""
         self._kept: frozenset[int] = frozenset()
-        """The migrations of our files whose rows say that they are applied."""
+        """The numbers of our files that the ledger records as applied."""
         self._unfinished: dict[int, LedgerRow] = {}
-        """The rows of migrations that failed, or that run unit by unit and were interrupted."""
+        """The rows of migrations that failed, or that ran unit by unit and were interrupted."""
         self._initial: int | None = None
-        """What the first row is to say of what is initial."""
+        """What the first row must record about the initial migrations of a new database."""
         self._ends_initial = False
-        """Whether nothing initial is left after the last."""
+        """Whether the last migration completes the initial ones."""
         self._has_room = False
-        """Whether the ledger is known to take long numbers."""
+        """Whether the ledger is known to accept long numbers."""
 
     def run(self, applied: list[Applied]) -> int | None:
-        """Apply all that is still pending, now that nobody else can change that; append each to `applied`.
+        """Apply everything that is still pending, now that we hold the lock; append each migration to `applied`.
 
         Returns the schema's version afterwards. Raises EntrypointError; what was committed before stays.
         """
@@ -180,7 +180,7 @@ class Leader:
             self._backup_first.take(self._lease, plan.current, runnable[0].file.name, self._clocks.running)
         self._tell_declared(runnable)
         self._tell_after(plan, runnable)
-        self._weigh_initial(plan)
+        self._find_initial(plan)
         self._assignment.board.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
         self.carry_out(runnable, applied)
         if obstacle := words.obstacle(plan):
@@ -190,7 +190,7 @@ class Leader:
 
     @property
     def kept(self) -> frozenset[int]:
-        """The migrations of our files whose rows say that they are applied, as far as this has come."""
+        """The numbers of our files that the ledger records as applied, including those that this run has applied."""
         return self._kept
 
     def carry_out(
@@ -203,7 +203,7 @@ class Leader:
     ) -> None:
         """Apply `migrations` in this order, or run them as down migrations; append each to `done`.
 
-        `kept`: whose rows must be there as long as they are not taken back.
+        `kept`: the numbers whose rows must exist until they are reversed.
         """
         self._kept |= kept
         assignment = self._assignment
@@ -242,9 +242,9 @@ class Leader:
                     self._kept |= {migration.file.number}
 
     def _opens_behind(self, migration: Prepared, upcoming: Prepared) -> bool:
-        """Tell whether a migration's transaction can be opened behind the COMMIT of the one before it.
+        """Tell whether the upcoming migration's transaction can be opened in the message that commits the one before.
 
-        So nothing is asked between the two, and no other clock runs.
+        For that, nothing may have to be asked between the two, and the same clock must apply to both.
         """
         row = self._unfinished.get(upcoming.file.number)
         return (
@@ -256,32 +256,32 @@ class Leader:
             and (self._has_room or not are_long([upcoming.file.number]))
         )
 
-    def _weigh_initial(self, plan: Plan) -> None:
-        """See what the rows have to say so that the next start goes on with a new database as this one has begun."""
+    def _find_initial(self, plan: Plan) -> None:
+        """Find out what the rows must record so that the next start continues with a new database as this one began."""
         late = frozenset(file.number for file in plan.pending if rollout_of(file).after)
         self._initial, self._ends_initial = what_is_initial(plan, late)
 
     def _make_room(self, number: int) -> None:
-        """See that this number can be written; asked of the database at the first one that is long."""
+        """Make sure that the ledger accepts this number. The database is only asked for the first long one."""
         if not self._has_room and are_long([number]):
             make_room(self._assignment, self._lease, [number], self._clocks.turn_to())
             self._has_room = True
 
     def _watcher(self, migrations: Iterable[Prepared]) -> Watcher:
         assignment = self._assignment
-        # Who is in the way of a batch is looked for when it happens again and again.
+        # For batches, the blocker is only looked up after repeated failures.
         declared = [(not one.advice.batched and one.advice.directives.lock_timeout) or math.inf for one in migrations]
         shortest = min([assignment.apply.ddl_lock_timeout, *declared])
         return Watcher(self._lease, assignment.target, assignment.board, assignment.connect_timeout, shortest)
 
     def _lock_patience(self, migration: Prepared) -> float | None:
-        """Return for how long one transaction may wait for locks in all; None if the file itself sets a time-out."""
+        """Return how long one transaction may wait for locks in total; None if the file itself sets a lock_timeout."""
         if _sets(migration, "lock_timeout"):
             return None
         return migration.advice.directives.lock_patience or self._assignment.apply.ddl_lock_timeout
 
     def _what_to_run(self) -> tuple[Plan, list[Prepared]]:
-        """Survey again, now that nobody else can change it; return also the migrations that may run, in order."""
+        """Survey again, now that we hold the lock; return the plan, and the migrations to run, in order."""
         plan = self._survey(self._clocks.turn_to())
         if self._adopter is not None:
             plan = self._adopt(self._adopter, plan)
@@ -301,13 +301,13 @@ class Leader:
         return plan, [prepared[file.number] for file in plan.runnable]
 
     def _adopt(self, adopter: Adopter, plan: Plan) -> Plan:
-        """Record what another tool has applied; return the plan without it."""
+        """Record what another tool has applied; return the plan after that."""
         return (
             self._survey(self._clocks.turn_to()) if adopter.record(self._lease, plan, self._clocks.turn_to()) else plan
         )
 
     def _refuse_again(self, runnable: Iterable[Prepared], applied: Iterable[Applied]) -> None:
-        """Raise LedgerChangedError if something is to run that has been applied already, by this very process."""
+        """Raise LedgerChangedError if something is pending that this same process has already applied."""
         done = {one.version for one in applied}
         again = [migration.file.name for migration in runnable if migration.file.number in done]
         if again:
@@ -332,7 +332,7 @@ class Leader:
         return refused_on(self._worker, schema, role, error, doing, reading=False)
 
     def _apply_with_retries(self, task: Task) -> Applied:
-        """Apply one migration; again and again if what prevents it may pass, while the time lasts."""
+        """Apply one migration. Retry temporary errors until the time is up."""
         if not task.reverse and (why := self._why_as_units(task)):
             task = self._as_units(task, why)
         if task.migration.advice.transactional:
@@ -366,9 +366,9 @@ class Leader:
             steps.end()
 
     def _why_as_units(self, task: Task) -> str:
-        """Return why a file runs as units that could be one transaction; empty if it does not.
+        """Return why a file that could be one transaction must run as units; empty if it need not.
 
-        What has begun so goes on so.
+        A file that began as units continues as units.
         """
         if not task.migration.advice.transactional:
             return ""
@@ -377,7 +377,7 @@ class Leader:
         return AS_DEFERRED if task.migration.advice.asks and self._has_deferred_triggers(task) else ""
 
     def _began_as_units(self, migration: Prepared) -> bool:
-        """Tell whether an earlier start has run a part of the file, unit by unit."""
+        """Tell whether an earlier start has run part of the file unit by unit."""
         row = self._unfinished.get(migration.file.number)
         return row is not None and (row.status == RUNNING or bool(stopped_at(row.error_message or "")))
 
@@ -389,7 +389,7 @@ class Leader:
             raise self._refused(error, "could not read the database's triggers") from error
 
     def _as_units(self, task: Task, why: str) -> Task:
-        """Return the same task for a file that is to run unit by unit. Raises EntrypointError if it cannot."""
+        """Return the same task with a file that runs unit by unit. Raises EntrypointError if it cannot."""
         migration = task.migration.as_units(why)
         if migration.advice.faults:
             fault, file = migration.advice.faults[0], migration.file
@@ -432,7 +432,7 @@ class Leader:
             except ConnectionLostError as lost:
                 spot = spot_of(task)
                 self._remember(task.watcher.stand_down())
-                self._see_what_is_in(task, trace)
+                self._raise_if_committed(task, trace)
                 raise self._explain(task, lost, spot) from lost
             else:
                 return self._tell_done(task, began, attempt)
@@ -441,24 +441,25 @@ class Leader:
             attempt += 1
 
     def _roll_back(self, task: Task, trace: Trace, refusal: Refused) -> bool:
-        """Roll back what PostgreSQL refused; tell whether the server says that nothing is committed.
+        """Roll back what PostgreSQL refused; tell whether the server confirms that nothing is committed.
 
-        Raises MigrationFailedError if the file has committed something before.
+        Raises MigrationFailedError if the file had committed something before.
         """
         committed = standing.roll_back(self._worker, trace)
         if committed is None:
-            self._see_what_is_in(task, trace)
+            self._raise_if_committed(task, trace)
         if committed:
             failure = self._file_ended_transaction(task, refusal)
             self._record_failure(task, failure)
             raise failure from refusal
         return committed is False
 
-    def _see_what_is_in(self, task: Task, trace: Trace) -> None:
-        """Raise MigrationFailedError if the file has committed something, though the connection ended meanwhile.
+    def _raise_if_committed(self, task: Task, trace: Trace) -> None:
+        """Raise MigrationFailedError if the file has committed something by itself, even if the connection has ended.
 
-        Only while the guard's session lives: it shows that the server has not crashed, after which our id could be
-        somebody else's. Without it the ledger alone counts, as after a failover.
+        The server is only asked again while the guard's session is alive. That shows that the server has not crashed:
+        after a crash, our transaction id could belong to another transaction. Otherwise only the ledger counts, as
+        after a failover.
         """
         committed = None
         if trace.transaction_id is not None and self._worker.usable:
@@ -481,11 +482,11 @@ class Leader:
         raise failure
 
     def _file_ended_transaction(self, task: Task, refusal: Refused | None = None) -> MigrationFailedError:
-        """Return the error for a file that has ended its transaction."""
+        """Return the error for a file that has ended our transaction."""
         return file_ended_transaction(task, refusal)
 
     def _judge(self, task: Task, refusal: Refused, attempt: int, watched: Watched) -> None:
-        """Return after a pause if the migration is to be tried again; otherwise raise what became of it."""
+        """Return after a pause if the migration should be tried again; otherwise raise the error that it means."""
         error, file = refusal.error, task.migration.file
         if self._lease.revoked:
             raise self._lease.lost()
@@ -497,7 +498,7 @@ class Leader:
                 self._blocker, self._lock = self._who_locks_the_ledger(refusal), _ON_THE_LEDGER
             raise self._out_of_time(task)
         if watched.gave_up is not None and error.sqlstate == QUERY_CANCELED:
-            # The watcher's own cancel, for what PostgreSQL has no time-out for.
+            # The watcher canceled it for all its waits together, for which PostgreSQL has no timeout.
             why = (
                 f"waited {watched.gave_up.seconds:.1f} s for locks in total, longer than the "
                 f"{watched.gave_up.allowed * 1000:.0f} ms of {_lock_timeout_of(task.migration)}"
@@ -505,7 +506,7 @@ class Leader:
             waited_ms = round(watched.gave_up.seconds * 1000)
             self._pause(task, why, LOCK_NOT_AVAILABLE, attempt, watched, lock_wait_ms=waited_ms)
             return
-        # Our own connection is well, as there is an answer: 08… is about one of the statement's to elsewhere.
+        # We got an answer, so our connection works: 08… is about a connection that the statement itself opened.
         if classify.may_pass(error.sqlstate) and not error.sqlstate.startswith(_CONNECTION_EXCEPTION):
             self._pause(task, error.primary, error.sqlstate, attempt, watched, refusal=refusal)
             return
@@ -530,14 +531,14 @@ class Leader:
         raise failure
 
     def _remember(self, watched: Watched, sqlstate: str = "") -> None:
-        """Keep what an attempt waited for that is over, for when the time is over, too."""
+        """Remember what the last attempt waited for, to name it if the time is up."""
         if watched.standby or self._worker.gave_standby_up:
             self._standby = watched.standby or standby_names(self._worker)
         if watched.blockers and (watched.waiting or sqlstate == LOCK_NOT_AVAILABLE):
             self._blocker, self._lock = watched.blockers[0], watched.lock
 
     def _who_locks_the_ledger(self, refusal: Refused) -> Blocker | None:
-        """Return who has locked the ledger, if that kept a statement of ours from running and nobody has seen it."""
+        """Return the session that has locked the ledger, if that is why one of our own statements failed."""
         if not refusal.of_our_own or refusal.error.sqlstate not in (LOCK_NOT_AVAILABLE, QUERY_CANCELED):
             return None
         try:
@@ -546,7 +547,7 @@ class Leader:
             return None
 
     def _not_written(self, task: Task) -> EntrypointError:
-        """Return the error for a migration whose row could not be written, though nothing was refused."""
+        """Return the error for a migration whose row was not written, although PostgreSQL reported no error."""
         file, place = task.migration.file, self._lease.place
         undone = "what was not committed is rolled back"
         facts = {"version": file.number, "file": file.name}
@@ -576,10 +577,11 @@ class Leader:
         )
 
     def _removed(self, task: Task) -> MigrationFailedError:
-        """Return the error for a file behind which rows of ledger or lock are gone.
+        """Return the error for a file after which rows of the ledger or the lock are missing.
 
-        Now that it is rolled back, what it had removed is there again. What is not was removed by somebody else, or by
-        a statement of the file's that commits by itself. Raises LedgerChangedError where it cannot have been the file.
+        The file has been rolled back. Rows that it had removed exist again; if rows are still missing, another session
+        removed them, or a statement in the file that commits by itself. Raises LedgerChangedError if it cannot have
+        been the file.
         """
         file = task.migration.file
         spare = (
@@ -614,7 +616,7 @@ class Leader:
         )
 
     def _gone(self, task: Task) -> str | None:
-        """Return the numbers of the migrations whose rows should be there and are not, as words; None if unknown."""
+        """Return the numbers of the applied migrations whose rows are missing, as words; None if unknown."""
         if not task.kept:
             return ""
         query = writing.gone(self._lease.place, task.kept)
@@ -622,12 +624,12 @@ class Leader:
         try:
             return ", ".join(number or "" for (number,) in self._worker.query(ask, Deadline(2 * GRACE))[-2])
         except StatementError:
-            # The table is locked, say.
+            # The table may be locked, for example.
             self._worker.rollback(Deadline(GRACE))
             return None
 
     def _failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
-        """Return a refusal as the failure that it is, with what became of the rest; name the ledger if it is that."""
+        """Return the failure for a refusal, with what happened to the rest. Explain it if the ledger is involved."""
         failure = self._plain_failure(task, refusal)
         if refusal.of_our_own and refusal.error.sqlstate == DEPENDENT_OBJECTS_STILL_EXIST:
             name, obstacle = task.migration.file.name, refusal.error.detail or refusal.error.primary
@@ -669,7 +671,7 @@ class Leader:
         return failure
 
     def _after_lost_commit(self, task: Task, doubt: InDoubt) -> None:
-        """Return if a migration is in after all, though the connection ended during COMMIT; otherwise raise."""
+        """Return if a migration was committed although the connection ended during COMMIT; otherwise raise."""
         file = task.migration.file
         verdict = settle(
             doubt.transaction_id,
@@ -707,7 +709,7 @@ class Leader:
             raise self._explain(task, doubt.lost, Spot(file.number, file.name, 0, "COMMIT", None))
 
     def _explain(self, task: Task, lost: ConnectionLostError, spot: Spot) -> EntrypointError:
-        """Return what a lost connection means for this run: it goes on with a new one, or it ends here."""
+        """Return the error that a lost connection means: contend again with a new one, or end this run."""
         if task.deadline.passed():
             return self._out_of_time(task)
         if lost.sqlstate is None or not classify.stopped_by_operator(lost.sqlstate):
@@ -742,7 +744,7 @@ class Leader:
         refusal: Refused | None = None,
         lock_wait_ms: int | None = None,
     ) -> None:
-        """Wait before the next attempt, longer each time, and never in step with others."""
+        """Wait before the next attempt, longer each time, and for a random time so that replicas do not synchronize."""
         seconds = min(growing(_FIRST_PAUSE, attempt - 1, _LONGEST_PAUSE), task.deadline.remaining())
         file = task.migration.file
         blocker = watched.blockers[0] if watched.blockers and sqlstate == LOCK_NOT_AVAILABLE else None
@@ -768,21 +770,21 @@ class Leader:
         count = len(task.migration.advice.statements)
         self._assignment.board.activity = Activity(file.name, 0, now, now, 1, count, None, retry=retry)
         if task.migration.advice.transactional and self._worker.login_pid == self._lease.place.backend_pid:
-            # Between two attempts the session is idle; an administrator's default must not end it.
+            # The session is idle until the next attempt. The server's idle_session_timeout must not end it.
             self._worker.query(transactions.idle_session(self._worker.server_version), task.patience)
         pause(seconds)
         self._assignment.board.activity = None
 
     def _record_failure(self, task: Task, failure: MigrationFailedError) -> None:
-        """Write a `failed` row, under the same fence, and never over one that is completed.
+        """Write a `failed` row behind the same fence, but never over a completed one.
 
-        Where that does not work, say so in the failure's remedy: then the next start tries again. A down migration has
-        no row of its own: its migration is applied, as before.
+        If that does not work, the failure's remedy says so, and the next start tries the file again. A down migration
+        has no row: its migration is still applied.
         """
         if task.reverse:
             return
         lease, file = self._lease, task.migration.file
-        # What is left of the migrations' time, as nobody else can have the lock meanwhile.
+        # Within the time for migrations, as nobody else can get the lock meanwhile.
         deadline = Deadline(max(task.deadline.within(_PATIENCE).remaining(), GRACE))
         message = "\n".join(filter(None, (failure.report or failure.message, failure.place)))
         row = self._failed_row(task, message)
@@ -793,7 +795,7 @@ class Leader:
                 # A file that runs outside a transaction may have made its session read-only.
                 statement=f"{transactions.READ_COMMITTED} READ WRITE",
             )
-            # A row that a failover loses makes the next start try the file again, and no more.
+            # If a failover loses the row, the next start only tries the file again.
             self._worker.query(f"{transactions.ON_THIS_SERVER}\n{row}\nCOMMIT", deadline)
         except (StatementError, EntrypointError) as error:
             self._worker.rollback(Deadline(GRACE))
@@ -811,7 +813,7 @@ class Leader:
         return writing.row(place, task.migration.file, version, status=FAILED, message=message, milliseconds=0)
 
     def _out_of_time(self, task: Task, waited: str = "") -> MigrationTimeoutError:
-        """Return the error for a file whose time is over; `waited`: for what it did, if that is known here."""
+        """Return the error for a file whose time is up; `waited`: what it waited for, if the caller knows."""
         file, declared = task.migration.file, task.migration.advice.directives.timeout
         undone = "what was not committed is rolled back"
         if task.migration.advice.batched:
@@ -853,7 +855,7 @@ class Leader:
         return MigrationTimeoutError(message, remedy=remedy, version=file.number, file=file.name, **known)
 
     def _tell_declared(self, runnable: list[Prepared]) -> None:
-        """Say by how much this start may take longer than MIGRATION_TIMEOUT_MS, and why."""
+        """Log how much longer than MIGRATION_TIMEOUT_MS this start may take, and why."""
         declared = {one.file.name: one.advice.directives.timeout for one in runnable}
         own = {name: seconds for name, seconds in declared.items() if seconds is not None}
         if own and not self._assignment.after:
@@ -867,9 +869,9 @@ class Leader:
             )
 
     def _tell_after(self, plan: Plan, runnable: list[Prepared]) -> None:
-        """Say what is about to run that no replica of an earlier release may live to see, and that nobody can see them.
+        """Log that files for after the rollout run now, and that replicas of an earlier release cannot be detected.
 
-        An application's sessions do not say of which image they are, and behind a pooler not even how many they are.
+        An application's sessions do not show which image they belong to, and a pooler even hides their number.
         """
         late = [one.file.name for one in runnable if one.advice.directives.rollout.after]
         if late and plan.initial is None:
@@ -923,21 +925,21 @@ class Leader:
 
 
 def _needs_units(task: Task, refusal: Refused) -> bool:
-    """Tell whether a file was refused for being one transaction, which it is not to psql."""
+    """Tell whether a file was refused only because we made it one transaction, which psql would not."""
     reason = refusal.error.sqlstate in ONLY_APART and not refusal.of_our_own
     return reason and task.migration.advice.merged and not task.reverse
 
 
 def _is_gone(refusal: Refused) -> bool:
-    """Tell whether the file has had a statement deallocated that was prepared for its record.
+    """Tell whether the file has deallocated the statements that were prepared for its record.
 
-    None does that says so (`shorthand.suits`). The next attempt finds nothing prepared, and prepares behind the file.
+    No file that `shorthand.suits` accepts does so openly. The next attempt prepares them again, after the file.
     """
     return refusal.of_our_own and refusal.error.sqlstate == INVALID_SQL_STATEMENT_NAME
 
 
 def _tell_idle(migration: Prepared) -> None:
-    """Warn of what ends no transaction, which may not be what somebody meant."""
+    """Warn about a COMMIT or ROLLBACK without a BEGIN, which may be a mistake."""
     lines = [f"{one.what} in line {one.line}" for one in migration.advice.left_out if one.idle]
     if lines:
         logs.event(
@@ -950,7 +952,7 @@ def _tell_idle(migration: Prepared) -> None:
 
 
 def _record_again(gone: str | None) -> str:
-    """Return what to do about rows that are gone, beside a `failed` row: a baseline is refused above it."""
+    """Return what to do about missing rows if there is also a `failed` row, above which a baseline is refused."""
     number = gone.rpartition(" ")[2] if gone else "N"
     return (
         "The next start runs again what is not recorded. To record it without running it: entrypoint repair --failed, "
@@ -959,7 +961,7 @@ def _record_again(gone: str | None) -> str:
 
 
 def prevented(failure: MigrationFailedError, trouble: Trouble, task: Task) -> MigrationPreventedError:
-    """Return a failure as one that is not the file's: it is not recorded, so that the next start tries it again."""
+    """Return the error for a failure that the file did not cause. It is not recorded, so the next start tries again."""
     return MigrationPreventedError(
         f"{failure.message} ({trouble.words})",
         report=failure.report,
@@ -970,7 +972,7 @@ def prevented(failure: MigrationFailedError, trouble: Trouble, task: Task) -> Mi
 
 
 def spot_of(task: Task) -> Spot:
-    """Return where in its file a migration is."""
+    """Return how far a migration has come in its file."""
     file, activity = task.migration.file, task.assignment.board.activity
     if activity is None or not activity.statements:
         return Spot(file.number, file.name, 0, "what comes before its statements", None)
@@ -983,10 +985,10 @@ def spot_of(task: Task) -> Spot:
 
 
 def _lock_timeout_of(migration: Prepared) -> str:
-    """Return where the file's lock time-out is set."""
+    """Return the name of the setting that limits the file's waits for locks."""
     return "MIGRATION_DDL_LOCK_TIMEOUT_MS" if migration.advice.directives.lock_timeout is None else "its lock-timeout"
 
 
 def _sets(migration: Prepared, setting: str) -> bool:
-    """Tell whether the file may have its own idea of a time-out: PostgreSQL's answer is the same, whoever set it."""
+    """Tell whether the file may set this timeout itself. PostgreSQL's error does not show who set it."""
     return names(migration.source, setting)

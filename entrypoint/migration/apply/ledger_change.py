@@ -1,4 +1,4 @@
-"""Change rows of the ledger without running anything: under the lock, behind the fence, in one transaction."""
+"""Changes rows of the ledger without running anything: under the lock, behind the fence, in one transaction."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.lock.lease import Lease
 
-    # From the session with its open transaction, all rows of the ledger, and the time for an answer.
+    # Takes the session with its open transaction, all rows of the ledger, and the time for an answer.
     Decide = Callable[[Session, tuple[LedgerRow, ...], Deadline], "Change | None"]
 
 _PATIENCE = 30.0
 _LOCK_TIMEOUT_MS = 2_000
 _PAUSE = 0.5
-# For one attempt, even if the time is nearly over: so that it ends with the server's answer, and not without one.
+# One attempt gets at least this long, even if the time is nearly up, so that the server can answer.
 _LEAST = 1.0
 
 
 class Change(NamedTuple):
-    """What is to be changed in the ledger."""
+    """A change to the ledger."""
 
     statements: Sequence[str]
     sign: str
-    """The query that has a row if the change is in: for a commit in doubt, after a failover."""
+    """The query that returns a row if the change is committed, for a commit in doubt."""
 
 
 def change_ledger(
     assignment: Assignment, lease: Lease, decide: Decide, numbers: Sequence[int], deadline: Deadline
 ) -> None:
-    """Make the change that `decide` returns, if any; again if what prevents it may pass, while the time lasts.
+    """Make the change that `decide` returns, if any. Retry temporary errors until the deadline.
 
-    `decide` is called with the ledger locked against everybody's writing, perhaps several times. `numbers`: those for
-    which rows may be added. Raises EntrypointError; then nothing was changed, unless it says unknown.
+    `decide` is called with the ledger locked against writes, perhaps several times. `numbers`: the numbers for which
+    rows may be added. Raises EntrypointError; then nothing was changed, unless it says that this is unknown.
     """
     make_room(assignment, lease, numbers, deadline)
     while True:
@@ -82,7 +82,7 @@ def change_ledger(
 def _attempt(assignment: Assignment, lease: Lease, decide: Decide, patience: Deadline) -> None:
     worker, place = lease.worker, lease.place
     transaction_id, _ = lease.open(patience, lock_timeout_ms=min(_LOCK_TIMEOUT_MS, patience.milliseconds() // 2 + 1))
-    # Not even a person may change it between the comparison and the change. Reading is not disturbed.
+    # Nobody, not even a person, may change it between the comparison and the change. Reading is still possible.
     lock = f"LOCK TABLE {place.table('schema_migrations')} IN SHARE ROW EXCLUSIVE MODE"
     rows = as_ledger(worker.query(f"{lock}; {ledger_query(place, later=True)}", patience)[-1])
     change = decide(worker, rows, patience)
@@ -99,7 +99,7 @@ def _attempt(assignment: Assignment, lease: Lease, decide: Decide, patience: Dea
 def _after_lost_commit(
     assignment: Assignment, lease: Lease, transaction_id: str, change: Change, lost: ConnectionLostError
 ) -> None:
-    """Return if the change is in after all, though the connection ended during COMMIT; otherwise raise."""
+    """Return if the change was committed although the connection ended during COMMIT; otherwise raise."""
     verdict = settle(transaction_id, assignment.target, lease.place, change.sign, assignment.role, Deadline(_PATIENCE))
     ended, remedy = commit_ended(lost, standby_names(lease.worker) if lease.worker.gave_standby_up else None)
     logs.event(

@@ -1,4 +1,4 @@
-"""Bring the schema up to date: contend for the lock, and lead if it is ours."""
+"""Brings the schema up to date: contends for the lock and, once it holds it, applies what is pending."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ if TYPE_CHECKING:
 
 
 class Result(NamedTuple):
-    """How it went."""
+    """The result of a run."""
 
     applied: tuple[Applied, ...]
     waited: bool
-    """Whether somebody else had the lock while we wanted it."""
+    """Whether somebody else held the lock while we wanted it."""
     current: int | None
     """The schema's version afterwards."""
     commanded: Performed | None = None
-    """The run of another migration tool, if it was this process that ran it."""
+    """The run of another migration tool, if this process ran it."""
     verdict: Verdict | None = None
-    """What was found of that tool's last; None without one, or if something else was still to be done."""
+    """The last verdict on whether that tool must run; None without a tool, or if something else was still to do."""
     repeated: tuple[str, ...] = ()
     """The repeatable files that were applied."""
 
 
 def _warn_if_unadopted(assignment: Assignment, plan: Plan, prepared: Iterable[Prepared], session: Session) -> None:
-    """Say so if files came from a tool that has its history here, and nobody has adopted it."""
+    """Warn if files were imported from a tool whose history is in this database and has not been adopted."""
     if assignment.adopt is not None or plan.applied or not any(one.advice.directives.origin for one in prepared):
         return
     from entrypoint.migration.adoption.unadopted import other_history
@@ -76,20 +76,19 @@ def _warn_if_unadopted(assignment: Assignment, plan: Plan, prepared: Iterable[Pr
 def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) -> Result:
     """Apply what is pending, or wait while somebody else does.
 
-    `plan`, `session` and `place` come from the first survey. Raises EntrypointError; what was committed before
-    stays. All waiting together is bounded by `assignment.lock`, all work by `assignment.apply` and by what the files
-    declare for themselves.
+    `plan`, `session` and `place` come from the first survey. Raises EntrypointError; what was committed before stays.
+    `assignment.lock` limits all waiting together; `assignment.apply` and the files' own timeouts limit all work.
     """
     adopter = None
     if assignment.adopt is not None:
         from entrypoint.migration.apply.adopting import Adopter
 
         adopter = Adopter(assignment, assignment.adopt)
-        # What is to be recorded will not run, so it need not be fit to.
+        # Files that will only be recorded do not run, so they need not be valid.
         plan = adopter.foresee(session, plan) or plan._replace(runnable=(), out_of_order=(), outstanding=())
     if assignment.refuse_out_of_order and plan.out_of_order:
         raise words.out_of_order(plan)
-    # What is to run after the rollout had better be known to be good before the rollout.
+    # Errors in files for after the rollout should be found before the rollout.
     among = assignment.directory.files
     prepare(plan.outstanding, escapes=session.escapes, among=among, in_doubt_only=True)
     prepared = prepare(plan.runnable, escapes=session.escapes, among=among, in_doubt_only=True)
@@ -143,26 +142,26 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
 
 
 def _tell_how_far(error: EntrypointError, applied: Sequence[Applied], current: int | None) -> None:
-    """Add to an error what was applied before it."""
+    """Add to an error what had been applied before it."""
     error.schema_version = max([*(migration.version for migration in applied), current or 0]) or None
     error.applied = tuple(migration.file for migration in applied)
 
 
 def _refreshed(applied: Iterable[Applied], prepared: Mapping[int, Prepared]) -> set[str]:
-    """Return which repeatable files' objects the migrations of this run have dropped."""
+    """Return the names of the repeatable files whose objects the migrations of this run have dropped."""
     return refreshed_by(prepared[one.version] for one in applied if one.version in prepared)
 
 
 def _repeater(
     assignment: Assignment, lease: Lease, clocks: Clocks, prepared: Mapping[int, Prepared]
 ) -> Repeater | None:
-    """Return who applies repeatable files; None if there is nothing to do with them. Raises EntrypointError."""
+    """Return the object that applies repeatable files; None if it is not needed. Raises EntrypointError."""
     if assignment.repeats is None and not refreshed_by(prepared.values()):
         return None
     from entrypoint.migration.apply.repeating import Repeater
 
     repeater = Repeater(assignment, lease, {}, clocks, None)
-    # Before the migrations, as one of them may have to say there what it drops.
+    # Before the migrations, as one of them may have to record there which objects it drops.
     repeater.make_table()
     return repeater
 
@@ -179,10 +178,10 @@ def _backup_first(assignment: Assignment, plan: Plan, session: Session, place: P
 
 
 def under_lock(contender: Contender, assignment: Assignment, work: Callable[[Lease, Clocks], _T]) -> _T | None:
-    """Do the `work` that needs the lock, within the time that the clocks give it; return what it returns.
+    """Do the `work` that needs the lock, within the time that the clocks allow; return its result.
 
-    Where the lock or a connection is lost without an operator's doing, contend again and call `work` once more: it
-    looks for itself how far it came. Returns None if somebody else has left nothing to do.
+    If the lock or a connection is lost, and no operator was the cause, this contends again and repeats `work`, which
+    must find out how far it got. Returns None if somebody else has left nothing to do.
     """
     clocks = assignment.clocks
     while (lease := contender.acquire()) is not None:
@@ -204,5 +203,5 @@ def under_lock(contender: Contender, assignment: Assignment, work: Callable[[Lea
             lease.release()
         if lost:
             pause(min(assignment.losses.pause(), clocks.running.remaining()))
-        contender.waited = True  # Whatever comes next, it is not our turn alone.
+        contender.waited = True  # Others may have had the lock since.
     return None

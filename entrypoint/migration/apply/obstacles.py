@@ -1,4 +1,4 @@
-"""Why a file cannot run in batches, or not go on where it stands: as errors, each with what leads on from there."""
+"""The errors for a file that cannot run in batches, or cannot continue where it stopped, each with a remedy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def unfit(file: MigrationFile, batch: Batch, verdict: Unfit, earlier: Walk | None) -> MigrationPreventedError:
-    """Return the error for a table that cannot be gone through by that key."""
+    """Return the error for a table that cannot be batched by that key."""
     done, then = "no batch was run", "Nothing was recorded as failed: the next start tries again."
     if earlier is not None and earlier.batches:
         then = "The next start tries again."
@@ -31,7 +31,7 @@ def unfit(file: MigrationFile, batch: Batch, verdict: Unfit, earlier: Walk | Non
 
 
 def elsewhere(file: MigrationFile, batch: Batch, walk: Walk, ground: tuple[str, ...]) -> MigrationFailedError:
-    """Return the error for a walk whose table or key is not what it was: its place there says nothing here."""
+    """Return the error for a walk whose table or key has changed, so that its position is no longer valid."""
     before = walk.ground or ("",)
     what = f"the key of {batch.table} was {', '.join(before[1:])} and is now {', '.join(ground[1:])}"
     if before[1:] == ground[1:]:
@@ -46,7 +46,7 @@ def elsewhere(file: MigrationFile, batch: Batch, walk: Walk, ground: tuple[str, 
 
 
 def changed(file: MigrationFile, walk: Walk, *, batched: bool = True) -> MigrationFailedError:
-    """Return the error for a file that is not the one that began the walk; `batched`: whether it is one still."""
+    """Return the error for a file that has changed since its first batch; `batched`: whether it still has batches."""
     first = "first batch" if batched else "first statement"
     return _stopped(
         file,
@@ -58,7 +58,7 @@ def changed(file: MigrationFile, walk: Walk, *, batched: bool = True) -> Migrati
 
 
 def renumbered(file: MigrationFile, walk: Walk, number: str, name: str) -> MigrationPreventedError:
-    """Return the error for a file whose statement has begun as another one, of this `number` and `name`."""
+    """Return the error for a file whose statement is already partly done as another file, `number` and `name`."""
     return MigrationPreventedError(
         f"{file.name} has the same statement as {foreign(name)}, which is at {walk.words()}; no further batch was run",
         remedy="Give the file its old name again, and it continues there. Or update the row to match: UPDATE "
@@ -72,7 +72,7 @@ def renumbered(file: MigrationFile, walk: Walk, number: str, name: str) -> Migra
 def incomparable(
     file: MigrationFile, batch: Batch, walk: Walk, error: StatementError
 ) -> MigrationFailedError | MigrationPreventedError:
-    """Return the error for keys that PostgreSQL cannot compare with where the walk stands, or not at all."""
+    """Return the error for keys that PostgreSQL cannot compare at all, or not with the walk's position."""
     if walk.cursor is None:
         verdict = Unfit(
             f"PostgreSQL cannot compare its values: {error.primary}",

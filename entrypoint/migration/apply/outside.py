@@ -1,8 +1,8 @@
-"""Apply a migration that cannot run in one transaction: unit by unit, on a direct connection.
+"""Applies a migration that cannot run in one transaction: unit by unit, on a direct connection.
 
-There is no fence around such a statement. Instead the worker's session holds a second advisory lock, shared, and
-whoever takes the migration lock over first sees that it is free. And a `running` row names the statement before it is
-sent, so that a crash in the middle is known for what it is.
+A statement outside a transaction has no fence. Instead, the worker's session holds a second advisory lock in shared
+mode, and a process that takes over the migration lock waits until that one is free. Before such a statement is sent, a
+`running` row names it, so that a crash in the middle can be recognized.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ _COMMIT_BY_THEMSELVES = (("CALL",), ("DO",))
 
 
 def refuse_behind_pooler(prepared: Iterable[Prepared], session: Session, place: Place) -> None:
-    """Raise ConfigurationError if a pooler stands between us and a server that must remember our session.
+    """Raise ConfigurationError if some file needs a session that lasts, and a pooler is in between.
 
-    It shows itself: the process that answers a query is not the one that answered the login.
+    A pooler is detected because the backend that answers a query is not the one that answered the login.
     """
     if session.login_pid == place.backend_pid:
         return
@@ -84,14 +84,14 @@ def refuse_behind_pooler(prepared: Iterable[Prepared], session: Session, place: 
 
 
 class Steps:
-    """A migration, unit by unit: what this process knows of it, over all its attempts on one session.
+    """Runs one migration unit by unit. It keeps its state over all attempts on one session.
 
-    Between the units the session is as the file has made it, also while an attempt waits for the next one. Whatever
-    we have to say ourselves is said in transactions whose settings are local to them (`session_state`).
+    Between the units, and between attempts, the session stays as the file has left it. Our own statements run in
+    transactions whose settings are local to them (`session_state`).
     """
 
     def __init__(self, task: Task) -> None:
-        """Take what there is to do; nothing is sent yet."""
+        """Take the task; send nothing yet."""
         self._task = task
         self._worker = task.lease.worker
         self._place = task.lease.place
@@ -106,20 +106,21 @@ class Steps:
         self._refused: int | None = None
         """The index of the unit that PostgreSQL refused last, in this session."""
         self._lent: Timeouts | None = None
-        """Time-outs that the session has from us, for a statement outside any transaction."""
+        """The timeouts that we have set in the session, for a statement outside any transaction."""
         self._pooled = self._worker.login_pid != self._place.backend_pid
-        """Whether nothing of a session lasts beyond a transaction; then each unit begins in a fresh one."""
+        """Whether a session does not last beyond a transaction, so that each unit begins in a fresh one."""
         self._backend_pid = self._place.backend_pid
         self.trace = Trace(session_lasts=not self._pooled)
-        """What is known of the transaction that a unit runs in."""
+        """What is known about the transaction that a unit runs in."""
         self._encoding: str | None = None
         """The file's own client_encoding. Ours is in effect whenever a message begins."""
 
     def attempt(self) -> None:
-        """Run what is left, and record the migration as completed with the last unit.
+        """Run the remaining units, and record the migration as completed together with the last one.
 
-        Raises Refused (what came before stays, and the next attempt goes on there), MigrationFailedError if nobody can
-        know how far an earlier run came or what it left in a session that is gone, LeaseLostError, ConnectionLostError.
+        Raises Refused (earlier units stay committed, and the next attempt continues after them), MigrationFailedError
+        if it is unknown how far an earlier run got or what it left in a session that has ended, LeaseLostError,
+        ConnectionLostError.
         """
         if not self._started:
             self._start()
@@ -129,7 +130,7 @@ class Steps:
             self._record()
 
     def end(self) -> None:
-        """Leave nothing of the file's session to the next file, our lock included. Never raises."""
+        """Reset the session for the next file, including our lock. Never raises."""
         if not self._worker.usable:
             return
         self._worker.rollback(Deadline(GRACE))
@@ -164,7 +165,7 @@ class Steps:
         self._started = True
 
     def _go_on(self, stopped: Stop, message: str) -> None:
-        """Go on where the file failed, now that it is mended; from its beginning if what came before has changed."""
+        """Continue where the file failed, now that it is fixed; from the beginning if earlier statements changed."""
         advice, file = self._task.migration.advice, self._task.migration.file
         index = goes_on_at(advice.body, advice, self._units, stopped)
         if index is None:
@@ -188,14 +189,14 @@ class Steps:
         )
 
     def _resume(self, row: str, *, unchanged: bool) -> None:
-        """Go on where an earlier run was interrupted, which its `row` tells."""
+        """Continue where an earlier run was interrupted; `row` is the message of the file's row."""
         walk = walk_in(row)
         if walk is not None and walk.batches:
             from entrypoint.migration.apply.obstacles import changed  # only for such a row
 
             raise changed(self._task.migration.file, walk, batched=False)
         if walk is not None:
-            return  # It ran in batches when it began, and none is committed.
+            return  # The file ran in batches then, but no batch is committed.
         message = without_stop(row)
         number = reached(message, self._count)
         place, colon, statement = message.partition(":")
@@ -220,7 +221,7 @@ class Steps:
         )
 
     def _restore_session(self, index: int, what: str, row: str) -> None:
-        """Make this session what the units before `index` made of theirs. Raises MigrationFailedError if nobody can."""
+        """Repeat what the units before `index` did to their session. Raises MigrationFailedError if that is unknown."""
         left = left_in_session(self._task.migration.advice.body, self._units[:index])
         unknown = min(filter(None, (left.unknown, self._changed_by_function(left.runs))), default=None)
         if unknown is not None:
@@ -232,7 +233,7 @@ class Steps:
             self._send(setting, self._units[index].number)
 
     def _changed_by_function(self, runs: Iterable[Runs]) -> int | None:
-        """Return the first statement that has called a function which may have changed the session."""
+        """Return the number of the first statement that called a function which may have changed the session."""
         runs = [run for run in runs if run.calls or run.names]
         if not runs:
             return None
@@ -244,9 +245,9 @@ class Steps:
         return next((run.number for run in runs if functions & run.calls or views & run.names), None)
 
     def _finished(self, index: int) -> bool:
-        """Tell whether a unit that was begun ran to its end; if it did not, prepare for running it again.
+        """Tell whether a unit that had started finished; if it did not, prepare to run it again.
 
-        Raises MigrationFailedError if nobody can know, or if running it again could do harm.
+        Raises MigrationFailedError if this cannot be known, or if running it again could do harm.
         """
         unit = self._units[index]
         if unit.built_index is not None:
@@ -263,7 +264,7 @@ class Steps:
         return False
 
     def _unknown_outcome(self, why: str, row: str) -> MigrationFailedError:
-        """Return the error for a file that a person has to look at, whose `row` says where it stopped."""
+        """Return the error for a file that needs attention; `row` is its row's message, which says where it stopped."""
         file = self._task.migration.file
         failure = MigrationFailedError(
             f"{file.name} {why}",
@@ -293,23 +294,23 @@ class Steps:
         self._stop_if_misread(unit)
 
     def _run_inside(self, unit: Unit) -> None:
-        """Run a unit in a transaction of its own, behind the fence, with the row that says what comes next."""
+        """Run a unit in a separate transaction, behind the fence, with the row that says what comes next."""
         task = self._task
         transaction_id = self._open(unit.begin, inside=True)
         self.trace.opened(transaction_id)
         if self._send(unit, unit.number, inside=True) != transaction_id:
             raise file_ended_transaction(task)
         self._stop_if_misread(unit, within=True)
-        # From here on it is committed by us or not at all, and its row with it.
+        # From here on, only our COMMIT can commit it, together with its row.
         self.trace.closed()
         limits = transactions.limits(task.limit, server_version=self._worker.server_version, role=task.assignment.role)
         parts = (
-            # While the state is the file's: its triggers may need it. What the file has changed of its session lives
-            # on, but not behind a pooler, where others would get it.
+            # Deferred constraints first, while the file's settings are in effect: its triggers may need them. What the
+            # file has changed in its session stays, except behind a pooler, where others would get it.
             session_state.restore(pooled=True) if self._pooled else session_state.CHECK_CONSTRAINTS,
             limits,
             f"SET LOCAL lock_timeout = {task.limit.milliseconds()};",
-            # Before the fence goes: the unit may have let it go.
+            # Before the fence is released: the unit may have released this lock.
             "" if self._pooled else self._session_lock,
             task.lease.reassert(),
             writing.kept(self._place, task.kept),
@@ -319,7 +320,7 @@ class Steps:
         try:
             self._worker.query("\n".join(filter(None, parts)), task.patience)
         except StatementError as error:
-            # The first of these is the file's own affair: its deferred constraints.
+            # An error in the first of these comes from the file: its deferred constraints.
             behind = error.statement > 0
             raise Refused(task.migration, error, statement_start=unit.start, behind=behind, unit=unit) from error
         self._next += 1
@@ -327,9 +328,9 @@ class Steps:
         self._keep_our_encoding()
 
     def _stop_if_misread(self, unit: Unit, *, within: bool = False) -> None:
-        """Raise MigrationFailedError if the unit has what follows read otherwise than it was read here.
+        """Raise MigrationFailedError if the unit makes the server read later strings differently from the scanner.
 
-        `within`: has itself read so instead, as the server has read all of it before its first statement ran.
+        `within`: check the strings inside the unit instead, which the server has read before its first statement ran.
         """
         misread = None
         if unit.statements and within:
@@ -341,14 +342,14 @@ class Steps:
 
     def _run_alone(self, unit: Unit) -> None:
         if unit.words[:1] in _COMMIT_BY_THEMSELVES:
-            # The row may be named in a procedure that the file makes before.
+            # The file may create a procedure that uses the row.
             self._task.lease.lend_row(freed=_LOCK_TABLE in self._task.migration.text.lower())
         try:
             self._send(unit, unit.number)
         except Refused as refusal:
             self._refused = self._next
             if unit.built_index is not None and refusal.error.sqlstate != DUPLICATE_TABLE:
-                # What a failed concurrent build leaves behind would stand in the way of the next attempt.
+                # A failed concurrent build leaves an invalid index, which would be in the way of the next attempt.
                 self._drop_invalid(unit)
             raise
         if self._worker.in_transaction:
@@ -366,11 +367,11 @@ class Steps:
                 self._query(self._as_role)
 
     def _send(self, piece: Unit | Setting, number: int | None, *, inside: bool = False) -> str | None:
-        """Send the file's own statements, and watch them; return the transaction that they ended in, if `inside` one.
+        """Send statements of the file, watched; return the id of the transaction that they ended in, if `inside` one.
 
-        One statement more tells that, as in a file in one transaction: no parser can promise that they have not ended
-        ours. And both our messages, before and after, are read in our encoding, whatever the file's is; the
-        file's own with its strings as the scanner reads them.
+        An additional statement asks for that id, as for a file in one transaction: no parser can guarantee that the
+        file has not ended our transaction. The server reads our own messages in our encoding, whatever the file's is,
+        and the file's strings as the scanner reads them.
         """
         task, worker = self._task, self._worker
         setting = strings.setting(task.migration.advice.readings, piece.start)
@@ -392,7 +393,7 @@ class Steps:
             if inside:
                 self.trace.note(result)
 
-        # A unit that runs alone may commit within, or wait for others without being in anybody's way.
+        # A unit that runs alone may commit in between, or may wait for others without blocking anybody.
         task.work_on(number or 1, self._backend_pid, transaction=number or 1, limited=inside)
         worker.on_notice = task.log_notice
         try:
@@ -411,9 +412,9 @@ class Steps:
     # The row.
 
     def _record(self, lend: Timeouts | None = None) -> None:
-        """Commit, behind the fence, which unit is next; without one, that the file is completed."""
+        """Commit, behind the fence, which unit is next; if none is left, that the file is completed."""
         self._open(transactions.READ_COMMITTED, lend=lend, lock_timeout_ms=self._task.patience.milliseconds())
-        # Before the first of its statements it cannot have been the file that removed anything.
+        # Before the first statement has run, the file cannot have removed any row.
         kept = "" if self._named is None else writing.kept(self._place, self._task.kept)
         try:
             self._worker.query(f"{kept}{self._row(self._next)}\nCOMMIT", self._task.patience)
@@ -422,7 +423,7 @@ class Steps:
         self._named, self._lent = self._next, lend
 
     def _row(self, index: int) -> str:
-        """Return the statements that write the row; the unit at `index` is next, or there is none left."""
+        """Return the statements that write the row: the unit at `index` is next, or none is left."""
         task = self._task
         following = self._units[index] if index < len(self._units) else None
         progress = task.lease.progress(task.following) if following is None else ""
@@ -440,10 +441,9 @@ class Steps:
         )
 
     def _progress(self, index: int) -> str:
-        """Return what the row says while the unit at `index` is next.
+        """Return the row's message while the unit at `index` is next.
 
-        What stands before the colon is for `reached`, what stands behind it for people, and the last line for
-        `stopped_at`.
+        `reached` reads the part before the colon, people read the part after it, and `stopped_at` reads the last line.
         """
         unit, advice = self._units[index], self._task.migration.advice
         return f"{unit.place(self._count)}: {unit.shown}\n{stop(advice.body, advice, self._units, index)}"
@@ -453,13 +453,14 @@ class Steps:
     def _open(
         self, begin: str, *, lend: Timeouts | None = None, lock_timeout_ms: int | None = None, inside: bool = False
     ) -> str:
-        """Open a transaction of ours behind the fence, with the file's state put aside; return its id.
+        """Open a transaction behind the fence, with the file's settings set aside; return its id.
 
-        Each takes the second advisory lock anew, as the file can let it go: so nobody takes over between two of its
-        statements. `lend`: time-outs that stay when the transaction has ended. `inside`: whether a unit follows in it.
+        Each transaction takes the second advisory lock again, as the file may have released it, so that nobody takes
+        over between two statements. `lend`: timeouts that stay set after the transaction. `inside`: whether a unit
+        follows in it.
 
-        Behind a pooler there is nothing to put aside, and the fence is enough: the session is another's between two
-        transactions, and every unit runs in one.
+        Behind a pooler there is nothing to set aside, as others use the session between two transactions. There the
+        fence is enough, because every unit runs in a transaction.
         """
         task = self._task
         statement = session_state.aside(begin, self._timeouts(), self._lent, lend)
@@ -479,12 +480,12 @@ class Steps:
         return transaction_id
 
     def _timeouts(self, *, concurrently: bool = False) -> Timeouts:
-        """Return what bounds a statement of the file that has set nothing itself."""
+        """Return the timeouts for a statement of a file that has not set any itself."""
         return Timeouts(0 if concurrently else self._task.ddl_lock_timeout_ms, self._task.deadline.milliseconds())
 
     @property
     def _session_lock(self) -> str:
-        # Who tests it holds it for an instant, and takes nothing: the fence stands before the row.
+        # A process that tests this lock holds it only for an instant, and cannot take over: the fence protects the row.
         return f"SELECT pg_catalog.pg_advisory_lock_shared({session_key(self._place)});"
 
     @property
@@ -493,17 +494,17 @@ class Steps:
         return f"SET ROLE {identifier(role)};" if role else ""
 
     def _keep_our_encoding(self) -> None:
-        """Have the next message read as it is written; what the file has set is set again for its own statements."""
+        """Return to our encoding for the next message. The file's encoding is set again for its own statements."""
         encoding = self._worker.parameter("client_encoding") if self._worker.usable else None
         if encoding in (None, _OUR_ENCODING) or self._worker.in_transaction:
             return
         self._encoding = encoding
         self._query(f"SET client_encoding = '{_OUR_ENCODING}'")
 
-    # Indexes that were left half built.
+    # Indexes whose build was not finished.
 
     def _index_is_valid(self, unit: Unit) -> bool | None:
-        """Tell whether the unit's index is there and valid; None if it is not there, or somebody is building it now."""
+        """Tell whether the unit's index is valid; None if it does not exist, or somebody is building it now."""
         if unit.built_index is None:
             return None
         name, table = unit.built_index
@@ -516,12 +517,12 @@ class Steps:
         return rows[0][0] == "t" if rows else None
 
     def _oid(self, table: str) -> str:
-        """Return the number of a table that is named as the file names it; of none if it is not there."""
+        """Return the oid of a table, named as in the file; `0` if it does not exist."""
         found = self._query(f"SELECT pg_catalog.to_regclass({literal(table)})::pg_catalog.oid")[0][0][0]
         return found or "0"
 
     def _ask(self, query: str) -> list[tuple[str | None, ...]]:
-        """Ask the catalogue, as ourselves."""
+        """Query the catalog with our own settings."""
         return self._query(f"BEGIN; {session_state.ours(self._task.assignment.role)} {query}; COMMIT")[-2]
 
     def _drop_index(self, unit: Unit) -> None:

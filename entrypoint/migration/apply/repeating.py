@@ -1,4 +1,4 @@
-"""Apply the repeatable files that are due, all in one transaction together with their records."""
+"""Applies the repeatable files that are due, all in one transaction together with their records."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ITS_OWN_TIME = "-- entrypoint: timeout"
 
 
 class Repeated(NamedTuple):
-    """What was applied in one transaction."""
+    """The files that were applied in one transaction."""
 
     names: tuple[str, ...]
     seconds: float
@@ -43,15 +43,16 @@ def name_of(migration: Prepared) -> str:
 
 
 class Repeater(Leader):
-    """A leader that applies repeatable files, behind the migrations."""
+    """A leader that applies repeatable files, after the migrations."""
 
     _files: Mapping[str, Repeatable] = {}
 
     def repeat(self, prepared: Sequence[Prepared], kept: frozenset[int], refreshed: Collection[str]) -> Repeated:
-        """Apply those of all `prepared` files that are due, in this order. Raises EntrypointError; then none is in.
+        """Apply those of the `prepared` files that are due, in this order. If it raises, none is applied.
 
-        `kept`: the migrations whose rows must be there still afterwards. `refreshed`: what this run has dropped, and
-        nobody else makes again.
+        `prepared`: all repeatable files. `kept`: the migrations whose rows must still exist afterwards. `refreshed`:
+        the names of the files whose objects this run has dropped, which are due even if they have not changed. Raises
+        EntrypointError.
         """
         repeats, directory = self._assignment.repeats, self._assignment.directory
         if repeats is None:
@@ -82,7 +83,7 @@ class Repeater(Leader):
                 )
                 for one in migrations
             ]
-            self._until_it_is_in(tasks)
+            self._until_committed(tasks)
         done = Repeated(tuple(task.migration.file.name for task in tasks), time.monotonic() - began)
         logs.event(
             logs.INFO,
@@ -94,7 +95,7 @@ class Repeater(Leader):
         return done
 
     def make_table(self) -> None:
-        """Make the table of the texts, if it is not there. Raises EntrypointError."""
+        """Create the table `repeatable_migrations` if it does not exist. Raises EntrypointError."""
         place, role, patience = self._lease.place, self._assignment.role, self._clocks.turn_to().within(_PATIENCE)
         try:
             if not repeated.exists(self._worker, place, role, patience):
@@ -113,13 +114,13 @@ class Repeater(Leader):
             raise self._refused(error, "could not read the texts of repeatable files") from error
         return repeated.judge_meanwhile(known, self._assignment.directory, repeats)
 
-    def _until_it_is_in(self, tasks: Sequence[Task]) -> None:
-        """Apply them; again if what prevents it may pass, while the time lasts."""
+    def _until_committed(self, tasks: Sequence[Task]) -> None:
+        """Apply all files in one transaction. Retry temporary errors until the time is up."""
         attempt = 1
         self._blocker, self._why, self._passing = None, "", ""
         while True:
             trace = Trace()
-            one = _One(tasks[0])
+            one = _Current(tasks[0])
             signals.raise_received()
             if one.task.deadline.passed():
                 raise self._out_of_time(one.task)
@@ -140,7 +141,7 @@ class Repeater(Leader):
             except ConnectionLostError as lost:
                 spot = spot_of(one.task)
                 self._remember(one.task.watcher.stand_down())
-                self._see_what_is_in(one.task, trace)
+                self._raise_if_committed(one.task, trace)
                 raise self._explain(one.task, lost, spot) from lost
             else:
                 return
@@ -148,7 +149,7 @@ class Repeater(Leader):
                 one.task.watcher.stand_down()
             attempt += 1
 
-    def _attempt(self, tasks: Sequence[Task], trace: Trace, one: _One) -> None:
+    def _attempt(self, tasks: Sequence[Task], trace: Trace, one: _Current) -> None:
         lease, assignment = self._lease, self._assignment
         transaction_id, backend_pid = transactional.begin(tasks[0], trace)
         for index, task in enumerate(tasks):
@@ -175,7 +176,7 @@ class Repeater(Leader):
             raise InDoubt(transaction_id, lost) from lost
 
     def _between(self, task: Task) -> None:
-        """Put the session back behind one file, for the next one."""
+        """Reset the session after one file, for the next one."""
         parts = (
             session_state.restore(pooled=self._worker.login_pid != self._lease.place.backend_pid),
             transactions.limits(task.limit, server_version=self._worker.server_version, role=self._assignment.role),
@@ -193,14 +194,14 @@ class Repeater(Leader):
                 f"line `-- entrypoint: refresh = {name}` at the top, so that this file is applied after it. {remedy}"
             )
         failure = refusal.failure(remedy=remedy)
-        # Its number is the image's newest.
+        # The number of a repeatable file is only borrowed: that of the newest migration.
         failure.fields.pop("version", None)
         return failure
 
     def _out_of_time(self, task: Task, waited: str = "") -> MigrationTimeoutError:
         error = super()._out_of_time(task, waited)
         if _ITS_OWN_TIME in error.remedy:
-            # These files have no time of their own: they are one transaction.
+            # These files cannot have their own timeout: they are one transaction.
             error.remedy = "Raise MIGRATION_TIMEOUT_MS, or move what takes long into a migration. Then start again."
         return error
 
@@ -208,13 +209,13 @@ class Repeater(Leader):
         return self._failure(task, refusal)
 
     def _failed_row(self, task: Task, message: str) -> str:
-        """Say it beside the texts, and not in the ledger: that has rows for migrations with a number."""
+        """Record it in `repeatable_migrations`, not in the ledger, which only has rows for numbered migrations."""
         file, directory = self._files[task.repeatable], self._assignment.directory
         return repeated.failed(self._lease.place, file, directory.newest, self._assignment.app_version, message)
 
 
-class _One:
-    """Which file an attempt is at."""
+class _Current:
+    """The file that an attempt has reached."""
 
     def __init__(self, task: Task) -> None:
         self.task = task

@@ -1,7 +1,7 @@
-"""What stands around a file, prepared: for ordinary files that come one after the other.
+"""Prepares the statements around a file, when several ordinary files run one after the other.
 
-To plan these statements takes the server longer than to run them, and together longer than a small file. They are the
-same for each file, but for a few values.
+The server takes longer to plan these statements than to run them, and longer for all of them than for a small file.
+Except for a few values, they are the same for each file.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from entrypoint.migration.apply.attempt import Task
     from entrypoint.migration.script.prepare import Prepared
 
-# What has nothing to do with prepared statements, and calls nothing for the sake of what that does.
+# These statements do not touch prepared statements, and do not exist to call functions, as SELECT may.
 _ORDINARY = frozenset(
     ("ALTER", "COMMENT", "CREATE", "DELETE", "DROP", "GRANT", "INSERT", "REVOKE", "TRUNCATE", "UPDATE")
 )
 
-# A file of more statements takes so long that what stands around it does not matter.
+# A file with more statements takes so long that the time for the statements around it does not matter.
 _MANY = 1_000
 
 
 def suits(migration: Prepared) -> bool:
-    """Tell whether a file leaves prepared statements alone: those of others, and none of its own."""
+    """Tell whether a file certainly does not touch prepared statements, ours or its own."""
     advice = migration.advice
     return (
         advice.transactional
@@ -43,11 +43,11 @@ def suits(migration: Prepared) -> bool:
 class Shorthand:
     """The prepared statements of one lease, in its worker's session.
 
-    They are named by the lease: another one may have had the same session, or have it next.
+    Their names contain the lease's token, because another lease may have used the same session, or may use it next.
     """
 
     def __init__(self, task: Task) -> None:
-        """Take any task of those for which they are to be."""
+        """Take any of the tasks that they are for."""
         self._lease = task.lease
         self._version = task.assignment.app_version
         self._template: Any = task.migration.file
@@ -55,19 +55,19 @@ class Shorthand:
 
     @property
     def fence(self) -> str:
-        """The fence."""
+        """The statement that takes the fence."""
         return f"EXECUTE {self._name}_fence;"
 
     def limits(self, deadline: Deadline, lock_timeout_ms: int) -> str:
-        """Return the statement that bounds a transaction's statements, their waiting for locks, and its life."""
+        """Return the statement that sets the timeouts for a transaction, its statements, and their waits for locks."""
         return f"EXECUTE {self._name}_limits ({deadline.milliseconds()}, {lock_timeout_ms});"
 
     def ours(self, deadline: Deadline) -> str:
-        """Return what does the rest of `session_state.restore`, and what `transactions.limits` does."""
+        """Return the statements for the rest of `session_state.restore`, and for `transactions.limits`."""
         return f"{session_state.ours(self._lease.role)}\nEXECUTE {self._name}_ours ({deadline.milliseconds()});"
 
     def prepare(self) -> str:
-        """Return the statements that prepare them, for a transaction in our state."""
+        """Return the statements that prepare them, for a transaction with our own settings."""
         lease, place = self._lease, self._lease.place
         one, two, three = (Parameter(f"${number}") for number in (1, 2, 3))
         file = self._template._replace(number=one, name=two, checksum=three)
@@ -85,7 +85,7 @@ class Shorthand:
         return "\n".join(f"PREPARE {self._name}_{name} AS {sql}" for name, sql in statements.items())
 
     def record(self, task: Task) -> list[str]:
-        """Return the statements that do what those of an ordinary record do, where they are prepared."""
+        """Return the prepared equivalents of the statements that record a migration."""
         lease, file = self._lease, task.migration.file
         life, name = f"{lease.guard_pid}, {lease.seconds}", self._name
         values = f"{file.number}, {literal(file.name)}, {literal(file.checksum)}"
@@ -93,7 +93,7 @@ class Shorthand:
         first, last, count = kept or writing.without_gaps(()) or (0, 0, 0)
         return [
             f"EXECUTE {name}_again ({life});",
-            # Not prepared: how it is to be done depends on how many there are.
+            # Not prepared: the best form of this check depends on how many there are.
             "" if kept else writing.rows_are_kept(lease.place, task.kept),
             f"EXECUTE {name}_row ({values}); EXECUTE {name}_check ({file.number}, {first}, {last}, {count});",
             task.rollout + task.refreshed,

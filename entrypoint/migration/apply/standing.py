@@ -1,7 +1,7 @@
-"""Whether a migration's transaction still stood when something of it failed.
+"""Finds out whether our transaction was still open when a statement of a migration failed.
 
-Nothing is judged, retried or recorded before that is known: a file may have ended our transaction in a way that no
-parser sees, and what it committed then stays, whatever the next statement reports.
+Nothing is retried or recorded before that is known. A file may have ended our transaction in a way that no parser can
+see, and what it committed then stays committed, whatever the next statement reports.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
     from entrypoint.migration.apply.attempt import Refused, Task
     from entrypoint.migration.script.scanner import Statement
 
-BETRAYAL = "ended the transaction it ran in"
-"""What a file has done that commits by a way which no parser sees; so the ledger says it."""
+ENDED_TRANSACTION = "ended the transaction it ran in"
+"""The words in the log and the ledger for a file that committed in a way that no parser can see."""
 
 _PAUSE = 0.2
 
 
 class Trace:
-    """What is known of an attempt's transaction while it goes on."""
+    """What is known about an attempt's transaction while it runs."""
 
     def __init__(self, *, session_lasts: bool = False) -> None:
-        """Begin with nothing: no transaction is open yet.
+        """Start without an open transaction.
 
-        `session_lasts`: what the file has in its session, advisory locks for instance, is kept for the next attempt.
+        `session_lasts`: whether what the file has in its session, such as advisory locks, is kept for the next attempt.
         """
         self.session_lasts = session_lasts
         self.transaction_id: str | None = None
         self.committed_by: str | None = None
-        """The command tag that says that the file has committed something, be it our transaction or its own."""
+        """The command tag that shows that the file has committed something, in our transaction or another one."""
 
     def opened(self, transaction_id: str) -> None:
         """Remember our transaction, which has just been opened."""
         self.transaction_id, self.committed_by = transaction_id, None
 
     def closed(self) -> None:
-        """Forget our transaction: it has stood to the file's end, and what becomes of it now is our doing."""
+        """Forget our transaction: it was still open at the end of the file, and only we can end it now."""
         self.transaction_id = None
 
     def note(self, result: Result) -> None:
@@ -58,10 +58,10 @@ class Trace:
 
 
 def roll_back(worker: Session, trace: Trace) -> bool | None:
-    """Roll back; tell whether something of the file is committed all the same, or None if the server does not say.
+    """Roll back; tell whether part of the file is committed nevertheless, or None if the server does not say.
 
-    The answer comes in the message that rolls back, from whichever backend a pooler sends that to. The session's
-    advisory locks, which no rollback frees, go while the backend is surely ours.
+    The rollback and the question are one message, which a pooler may send to any backend. If our transaction is still
+    open, so that the backend is certainly ours, this also releases the session's advisory locks, as no rollback does.
     """
     if trace.transaction_id is None:
         worker.rollback(Deadline(2 * GRACE))
@@ -74,15 +74,15 @@ def roll_back(worker: Session, trace: Trace) -> bool | None:
         try:
             status = worker.query(question, Deadline(2 * GRACE))[-1][0][0]
         except (StatementError, EntrypointError):
-            # The server ends the transaction by itself when the connection ends.
+            # The server rolls the transaction back when the connection ends.
             worker.abandon()
     return _verdict(trace, status)
 
 
 def ask_again(target: Target, trace: Trace, deadline: Deadline) -> bool | None:
-    """Ask `roll_back`'s question on new connections, until there is an answer or the deadline has passed.
+    """Ask the question of `roll_back` on new connections, until there is an answer or the deadline has passed.
 
-    It must be certain that the server has not crashed meanwhile, as it gives ids out again after that.
+    The caller must be certain that the server has not crashed since, because it may then assign the same id again.
     """
     verdict = _verdict(trace, None)
     while verdict is None and not deadline.passed():
@@ -102,7 +102,7 @@ def ask_again(target: Target, trace: Trace, deadline: Deadline) -> bool | None:
 
 def _verdict(trace: Trace, status: str | None) -> bool | None:
     if trace.committed_by is not None:
-        return True  # It may be in a transaction of the file's own, after a ROLLBACK of ours.
+        return True  # Even if ours was rolled back: the file may have committed a transaction that it began.
     return {"aborted": False, "committed": True}.get(status or "")
 
 
@@ -112,7 +112,7 @@ def file_ended_transaction(task: Task, refusal: Refused | None = None) -> Migrat
     `refusal`: what PostgreSQL said about a later statement, if anything.
     """
     file = task.migration.file
-    # Whatever transaction is open now is not ours, and what the file set in its session is in, too.
+    # If a transaction is open now, it is not ours. What the file has set in its session is committed, too.
     worker = task.lease.worker
     worker.rollback(Deadline(2 * GRACE))
     try:
@@ -120,7 +120,7 @@ def file_ended_transaction(task: Task, refusal: Refused | None = None) -> Migrat
     except (StatementError, EntrypointError):
         worker.abandon()
     unrecorded = task.still if task.reverse else "it is not recorded as applied"
-    what = f"{BETRAYAL}; part of it was committed, and {unrecorded}"
+    what = f"{ENDED_TRANSACTION}; part of it was committed, and {unrecorded}"
     remedy = "Remove COMMIT and ROLLBACK from the file, undo what it did by hand, and start again."
     if refusal is None:
         return MigrationFailedError(f"{file.name} {what}", remedy=remedy, version=file.number, file=file.name)
@@ -133,15 +133,15 @@ def file_ended_transaction(task: Task, refusal: Refused | None = None) -> Migrat
 def strings_read_otherwise(
     task: Task, statement: Statement, place: int, stop: int | None = None
 ) -> MigrationFailedError | None:
-    """Return the error for a file that has had the server read its strings otherwise than they are read here.
+    """Return the error for a file that has made the server read its strings differently from the scanner.
 
-    None if it has not, or if that makes no difference behind `statement`, since which it may have done so: whatever has
-    a backslash there, dynamic SQL too, may mean something else. `place`: where the server goes on to read; `stop`:
-    where it ends.
+    None if it has not, or if there is no backslash between `statement` and `stop`. `statement`: the first that may have
+    changed the setting. After it, any text with a backslash, even dynamic SQL, may mean something else. `place`: where
+    the server continues to read; `stop`: where it stops.
     """
     worker, advice, file = task.lease.worker, task.migration.advice, task.migration.file
     value = worker.parameter(strings.SETTING)
-    # As before the statement: so it is behind a pooler, whose session is put back after each of them.
+    # The value before the statement is also fine: behind a pooler, the session is reset after each one.
     foreseen = (strings.setting(advice.readings, at) for at in (statement.start, place))
     if value in (None, *foreseen) or advice.source.find("\\", statement.end, stop) < 0:
         return None

@@ -1,7 +1,7 @@
-"""Apply or undo one migration in one transaction: BEGIN and the fence, the file, its ledger row and COMMIT.
+"""Applies or reverses one migration in one transaction: BEGIN and the fence, the file, its ledger row and COMMIT.
 
-This takes three round trips; more if the file is large; two if the next migration's BEGIN and fence follow that COMMIT.
-The ledger row is written or removed together with what the file does, or not at all.
+This takes three round trips; more if the file is large; two if the same message also opens the next migration's
+transaction. The ledger row is written or removed together with the file's own changes, or not at all.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.strings import Reading
     from entrypoint.migration.script.text import Text
 
-# Characters of a file that go into one message.
+# About how many characters of a file are sent in one message.
 _PIECE = 1 << 20
 _BEHIND = "\n;SET client_encoding = UTF8; SELECT pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
 
 
 def apply(task: Task, trace: Trace) -> None:
-    """Commit a file together with its change to the ledger.
+    """Run a file and commit it together with its change to the ledger.
 
     Raises Refused, LeaseLostError or ConnectionLostError; then nothing is committed, unless the file committed
     something itself, which `trace` records. Raises InDoubt if the connection ended during COMMIT.
@@ -63,22 +63,22 @@ def execute(
     *,
     rehearsal: bool = False,
 ) -> bool:
-    """Send the file; tell whether the session is still in the transaction that it was in before.
+    """Send the file; tell whether the session is still in the same transaction afterwards.
 
-    It goes as one simple query, or a large one as several; statement by statement where it is doubtful what its
-    statements are, how their strings are read, or where they end elsewhere than by the standard. In a `rehearsal`,
-    which must not commit, what the parser has not read is doubtful, too. `on_notice`: what to do with the server's
-    messages, other than to log them.
+    The file is sent as one simple query; a large file as several. It is sent statement by statement if we cannot be
+    certain what its statements are or how the server reads its strings, or if its strings do not end as in the SQL
+    standard. In a `rehearsal`, which must not commit, this also applies to a text that the parser has not read.
+    `on_notice`: handles the server's messages instead of logging them.
 
-    Raises MigrationFailedError if the file has its strings read otherwise in a way that was not foreseen.
+    Raises MigrationFailedError if the file changes how its strings are read in a way that was not foreseen.
     """
     worker, advice = task.lease.worker, task.migration.advice
     source, statements = advice.source, advice.statements
     worker.on_notice = on_notice or task.log_notice
-    # That a large text does not is seen when it is checked.
+    # A large text does not do this: that was checked when it was read.
     unseen = isinstance(source, str) and strings.may_be_set_unseen(source, statements)
     doubtful = advice.disputed or advice.odd or unseen
-    _have_read(task, strings.SETTING, strings.setting(advice.readings, 0))
+    _set_for_reading(task, strings.SETTING, strings.setting(advice.readings, 0))
     try:
         if doubtful or (rehearsal and not advice.parsed):
             return _send_one_by_one(task, trace, backend_pid)
@@ -92,14 +92,14 @@ def execute(
 
 
 def _send_one_by_one(task: Task, trace: Trace, backend_pid: int) -> bool:
-    """Send each statement as a message that the server takes for one or refuses; tell what `execute` does.
+    """Send each statement in a way that the server refuses if it is more than one; return what `execute` returns.
 
-    So no COMMIT can hide behind another statement: none begins with it, as those have been refused beforehand.
+    So no COMMIT can hide behind another statement. Statements that begin with COMMIT have been refused before.
     """
     worker, migration = task.lease.worker, task.migration
     body, statements = migration.advice.body, migration.advice.statements
     for index, statement in enumerate(statements):
-        _have_read(task)
+        _set_for_reading(task)
         task.work_on(index + 1, backend_pid)
         try:
             worker.statement(body[statement.start : statement.end], task.patience, trace.note)
@@ -109,16 +109,16 @@ def _send_one_by_one(task: Task, trace: Trace, backend_pid: int) -> bool:
         following = statements[index + 1].start if index + 1 < len(statements) else len(body)
         if misread := strings_read_otherwise(task, statement, following):
             raise misread
-    _have_read(task)
+    _set_for_reading(task)
     question = "SELECT pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
     return bool(ours(task, lambda: worker.query(question, task.patience))[0][0][0] == trace.transaction_id)
 
 
-def _have_read(task: Task, name: str = "client_encoding", value: str = "UTF8") -> None:
-    """Have the server read the next message as the file is read here, whatever the file has set meanwhile.
+def _set_for_reading(task: Task, name: str = "client_encoding", value: str = "UTF8") -> None:
+    """Set a parameter that affects how the server reads the next message, whatever the file has set meanwhile.
 
-    What a file sets has no effect on a message that has arrived, so it must have none on the next one either: a file in
-    several messages is read as in one. The exception is `strings.SETTING`, which is followed as psql follows it.
+    A file's settings do not affect a message that has arrived. So that a file in several messages is read as in one,
+    they must not affect the next message either. The exception is `strings.SETTING`, which works as in psql.
     """
     worker = task.lease.worker
     if worker.parameter(name) != value:
@@ -126,7 +126,7 @@ def _have_read(task: Task, name: str = "client_encoding", value: str = "UTF8") -
 
 
 def _send(task: Task, piece: Piece, trace: Trace, backend_pid: int) -> str | None:
-    """Send a piece of the file as one simple query; return the transaction that the session is in after it, if any."""
+    """Send a piece of the file as one simple query; return the id of the transaction that is then open, if any."""
     worker, migration = task.lease.worker, task.migration
     statements, readings = migration.advice.statements, migration.advice.readings
     done = piece.first
@@ -140,7 +140,7 @@ def _send(task: Task, piece: Piece, trace: Trace, backend_pid: int) -> str | Non
             done += 1
             task.work_on(done + 1, backend_pid)
 
-    _have_read(task)
+    _set_for_reading(task)
     task.work_on(done + 1, backend_pid)
     try:
         for message in _messages(migration.advice.source, piece):
@@ -149,7 +149,7 @@ def _send(task: Task, piece: Piece, trace: Trace, backend_pid: int) -> str | Non
         start = statements[done].start if done < len(statements) else None
         offset = None if error.position is None else piece.start + error.position
         raise Refused(migration, error, statement_start=start, offset=offset) from error
-    # Asked first, as it settles nearly all: a large text's statements have to be looked for.
+    # This comes first, as it decides nearly all cases: finding a large text's statements takes time.
     as_foreseen = worker.parameter(strings.SETTING) == strings.setting(readings, piece.end)
     if not as_foreseen and piece.first < piece.after:
         misread = strings_read_otherwise(task, statements[piece.first], piece.end)
@@ -160,10 +160,10 @@ def _send(task: Task, piece: Piece, trace: Trace, backend_pid: int) -> str | Non
 
 
 def _messages(source: Text, piece: Piece) -> Iterator[str | bytes]:
-    """Yield what is sent for a piece, in one message unless it is large enough for a round trip of its own.
+    """Yield the messages for a piece: one, or two if it is so large that another round trip does not matter.
 
-    One more statement behind the file's own tells whether the file has ended our transaction: no parser can promise
-    that it has not. And the next message must be read as it is written, before it can say so itself.
+    A statement after the file's own asks whether the file has ended our transaction: no parser can guarantee that it
+    has not. Another one resets the encoding, so that the server reads the next message correctly.
     """
     if isinstance(source, str):
         yield f"{source[piece.start : piece.end]}{_BEHIND}"
@@ -172,7 +172,7 @@ def _messages(source: Text, piece: Piece) -> Iterator[str | bytes]:
     if len(content) <= _PIECE:
         yield content + _BEHIND.encode()
         return
-    # With what stands behind, it would be in memory twice.
+    # Adding our statements would copy it, so that it would be in memory twice.
     yield content
     del content
     yield _BEHIND
@@ -192,10 +192,10 @@ class Piece(NamedTuple):
 def cut(
     body: str, statements: Sequence[Statement], readings: Sequence[Reading] = strings.STANDARD, size: int = _PIECE
 ) -> tuple[Piece, ...]:
-    """Cut a file between its statements into pieces of about `size` characters, each with one reading of its strings.
+    """Cut a file between statements into pieces of about `size` characters, each with one way to read its strings.
 
-    The server splits all of a message into statements, and keeps them, before it runs the first: with 200 MB in one
-    message that took it 1.7 times as long as the same from psql, and this program 1 GB.
+    The server splits a whole message into statements, and keeps them, before it runs the first. With 200 MB in one
+    message, it took 1.7 times as long as with psql, and this program needed 1 GB of memory.
     """
     turns = [reading.start for reading in readings[1:]]
     pieces, start, first = [], 0, 0
@@ -211,9 +211,9 @@ def cut(
 
 
 def _commit(task: Task, transaction_id: str) -> None:
-    """Put the session back, write or remove the row, show in the lock what comes next, and commit.
+    """Reset the session, write or remove the row, show in the lock's row what comes next, and commit.
 
-    In the same message, open the next migration's transaction, if there is an `upcoming` one.
+    If there is an `upcoming` migration, the same message also opens its transaction.
     """
     lease, assignment = task.lease, task.assignment
     ending = _Ending()
@@ -222,12 +222,12 @@ def _commit(task: Task, transaction_id: str) -> None:
         parts = [session_state.restore(pooled=True, locked=False), short.ours(task.limit)]
     else:
         parts = [
-            # What is prepared in a pooler's session has to stay.
+            # A pooler's own prepared statements must stay.
             session_state.restore(pooled=lease.worker.login_pid != lease.place.backend_pid),
             transactions.limits(task.limit, server_version=lease.worker.server_version, role=assignment.role),
         ]
     if tables.mentions(task.migration.source):
-        # It may have replaced our functions, as the earlier system's own script does.
+        # The file may have replaced our functions, as the earlier system's own script does.
         parts += ["SET LOCAL client_min_messages = warning;", tables.ddl(lease.place)]
     if short is not None:
         parts += [*(() if ready else (short.prepare(),)), *short.record(task)]
@@ -246,22 +246,22 @@ def _commit(task: Task, transaction_id: str) -> None:
     except Refused as refused:
         if not ending.committed:
             raise
-        ending.fenced = refused.error  # That is about the next one.
+        ending.fenced = refused.error  # The error is about the next transaction.
     lease.prepared = short is not None
     if upcoming is None:
         return
     if ending.fenced is None:
-        # The lease is not ours any more: who asks again learns that.
+        # The lease is no longer ours. The next check will find out.
         lease.worker.rollback(task.patience)
     else:
         lease.opened_ahead(ending.fenced, then=session_state.FRESH, **upcoming.opening)
 
 
 def _shorthand(task: Task) -> tuple[Shorthand | None, bool]:
-    """Return what is prepared for this file's record and the next fence, if anything is; and whether it is already.
+    """Return the prepared statements for this file's record and the next fence, and whether they exist already.
 
-    Where the session is ours alone, and this file and the next one are ordinary ones: any other finds no prepared
-    statement before it, and none of ours survives it.
+    They are only used if the session is ours alone, and both this file and the next are ordinary. Any other file finds
+    no prepared statements, and ours are gone after it.
     """
     lease = task.lease
     ready, lease.prepared = lease.prepared, False
@@ -272,15 +272,15 @@ def _shorthand(task: Task) -> tuple[Shorthand | None, bool]:
 
 
 class _Ending:
-    """What came of the message that ends a transaction, and may open the next one."""
+    """The results of the message that ends a transaction, and may open the next one."""
 
     def __init__(self) -> None:
         self.committed = False
         self.fenced: tuple[str, int] | StatementError | None = None
-        """The next transaction's id and its backend, if it has been opened behind the fence; or why it has not."""
+        """The next transaction's id and its backend, if it has been opened behind the fence; or the error if not."""
 
     def note(self, result: Result) -> None:
-        """Look at the result of one of the statements."""
+        """Evaluate the result of one of the statements."""
         if not self.committed:
             self.committed = result.command_status == b"COMMIT"
         elif result.nfields == 2 and result.ntuples == 1:

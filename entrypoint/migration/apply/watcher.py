@@ -1,10 +1,10 @@
-"""Watch a long statement: publish progress, name who blocks it, notice that the lock was freed.
+"""Watches a long statement: publishes its progress, names what blocks it, notices that an operator freed the lock.
 
-Also end an attempt that has waited for locks for too long in total: PostgreSQL's `lock_timeout` applies to each lock
-separately, and others wait behind every lock that the migration already holds.
+It also ends an attempt that has waited for locks for too long in total. PostgreSQL's `lock_timeout` applies to each
+lock separately, while others wait behind every lock that the migration already holds.
 
-Runs in its own thread with its own connection, opened only when there is something to watch. If there is no connection,
-nothing else is affected.
+It runs in a thread with its own connection, opened only when there is something to watch. If that fails, nothing else
+is affected.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ if TYPE_CHECKING:
     from entrypoint.migration.observe.board import Activity, Board
     from entrypoint.migration.observe.progress import Progress
 
-# How often a wait for a lock is looked for: often enough for the sum of all waits, and rarely enough for the server.
+# Seconds between checks for a wait: short enough to add up all waits, long enough not to burden the server.
 _TICK = 0.25
-# How often everything else is looked at and written into the lock's row.
+# Seconds between checks of everything else, and updates of the lock's row.
 _LOOK_EVERY = 1.0
 _REPORT_EVERY = 5.0
 _TELL_AGAIN = 10.0
-# Batches wait shorter than that, time and again, and say themselves who is in the way.
+# A file in batches often has shorter waits than this, and names its blockers itself.
 _WORTH_TELLING = 1.0
 _PATIENCE = 5.0
 _RECONNECT_AFTER = 10.0
-# A statement that waited so shortly before its attempt ended was ended for that; it may be cleaned up after it.
+# If a statement was seen waiting this recently before its attempt ended, the wait was why it ended.
 _MOMENT = 1.0
-# To send a cancel; the leader may be waiting for it.
+# How long sending a cancel may take; the leader may be waiting for it.
 _CANCEL = 0.5
-# How long the leader waits for a cancel that is on its way: longer than that takes, however it ends.
+# How long the leader waits for a cancel in progress: longer than a cancel takes, however it ends.
 _STAND_DOWN = 1.5
 _NEVER = float("-inf")
-# How many results come before those of the first question.
+# How many results come before that of the first question.
 _BEGUN = 9
 
 
@@ -65,17 +65,17 @@ class GaveUp(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """What was seen of an attempt that is over."""
+    """What the watcher saw of an attempt that is over."""
 
     gave_up: GaveUp | None
     blockers: tuple[Blocker, ...]
-    """Who was last seen to block it."""
+    """The sessions that were last seen blocking it."""
     waiting: bool = False
-    """Whether it still waited for them when it was last looked at, or until a moment before."""
+    """Whether it was still waiting for them at the last check, or until shortly before."""
     lock: str = ""
-    """What it waited for, as in `ShareLock on orders`."""
+    """The lock that it waited for, such as `ShareLock on orders`."""
     standby: str = ""
-    """`synchronous_standby_names`, if its COMMIT was seen to wait for one of them."""
+    """`synchronous_standby_names`, if its COMMIT was seen waiting for one of them."""
 
 
 class Watcher:
@@ -84,20 +84,20 @@ class Watcher:
     def __init__(
         self, lease: Lease, target: Target, board: Board, connect_timeout: float, ddl_lock_timeout: float
     ) -> None:
-        """Watch what takes longer than a second, and in any case before `ddl_lock_timeout` ends it."""
+        """Watch statements that take longer than a second, or less if `ddl_lock_timeout` could end them sooner."""
         self._lease = lease
         self._target = target
         self._board = board
         self._connect_timeout = connect_timeout
-        # From when on there is a connection, and a wait for a lock is worth telling.
+        # After how many seconds to open a connection, and to report a wait for a lock.
         self._early = self._tick = 0.0
         self._ddl_lock_timeout = ddl_lock_timeout
         self.look_closely(None)
-        # From when on there is something to report, and an operator's release is looked for.
+        # After how many seconds to report progress, and to check whether an operator has freed the lock.
         self._patience = min(3.0, ddl_lock_timeout / 2)
         self._session: Session | None = None
         self._stopped = threading.Event()
-        # Held while a cancel is on its way, so that an attempt's end can wait for it: it must not hit the next one.
+        # Held while a cancel is in progress, so that the end of an attempt waits for it: it must not hit the next one.
         self._cancelling = threading.Lock()
         self._gave_up: GaveUp | None = None
         self._standby = ""
@@ -119,13 +119,13 @@ class Watcher:
         joined(self._thread, 0.5)
 
     def look_closely(self, lock_timeout: float | None) -> None:
-        """See waits for locks that end after so few seconds, from now on; None: as from the beginning."""
+        """From now on, look often enough to see waits that end after `lock_timeout` seconds; None: as at the start."""
         seconds = self._ddl_lock_timeout if lock_timeout is None else min(lock_timeout, self._ddl_lock_timeout)
         self._early, self._tick = min(1.0, seconds / 5), max(0.02, min(_TICK, seconds / 20))
 
     def stand_down(self) -> Watched:
-        """Return what was seen of the attempt that has just ended. No cancel of the watcher's comes after this."""
-        # If the server does not even answer the watcher within this time, a late cancel is the least of all worries.
+        """Return what was seen of the attempt that has just ended. The watcher sends no cancel after this."""
+        # If the server does not answer the watcher within this time, a late cancel is the smallest problem.
         locked = sliced(lambda seconds: self._cancelling.acquire(timeout=seconds), _STAND_DOWN)
         try:
             activity, self._board.activity = self._board.activity, None
@@ -148,7 +148,7 @@ class Watcher:
                 if self._connected(activity):
                     self._look(activity)
             except StatementError as error:
-                # The migration may hold a lock on the very row that is to show its progress.
+                # The migration may have locked the row that should show its progress.
                 self._fail(error)
                 if self._session is not None:
                     self._session.rollback(Deadline(1.0))
@@ -170,7 +170,7 @@ class Watcher:
         return True
 
     def _look(self, activity: Activity) -> None:
-        """Look for a wait at each tick, and at everything now and then."""
+        """Look for a wait at each tick, and at everything else less often."""
         self._turn_to(activity)
         if not activity.retry:
             self._look_for_wait(activity)
@@ -218,7 +218,7 @@ class Watcher:
         with self._cancelling:
             if not activity.same_transaction(self._board.activity):
                 return
-            # Before the signal is sent, as the leader hears of its effect at any moment from then on.
+            # Before the signal is sent, because the leader may see its effect at any moment after that.
             self._gave_up = GaveUp(self._waits.seconds, allowed)
             rows = self._ask(blockers.cancel(activity.backend_pid, wait), _CANCEL)
             if not rows:
@@ -229,11 +229,11 @@ class Watcher:
         lease = self._lease
         begin = (
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 1000; SET LOCAL statement_timeout = 4000; "
-            # What is shown here need not be on a standby, which may be what the migration waits for.
+            # Do not wait for a standby to have this: the migration itself may be waiting for one.
             "SET LOCAL synchronous_commit = local; "
             f"{OURS_WITH_PATH};"
         )
-        # What a session does is shown to its own login; the lock's row, perhaps only to the role.
+        # Our login can see what our session does; perhaps only the role can see the lock's row.
         known = progress.query(activity.backend_pid, session.server_version)
         results = session.query(
             f"{begin} {known}; {progress.standby(activity.backend_pid)}; {lease.as_role} {lease.still_ours()} COMMIT",
@@ -242,7 +242,7 @@ class Watcher:
         reported, standby, ours = results[_BEGUN], results[_BEGUN + 1], results[-2]
         current = self._board.activity
         if current is None or current.file != activity.file:
-            return  # That file has ended meanwhile.
+            return  # The file has ended in the meantime.
         if not ours and not lease.row_freed_by_file:
             lease.revoked = True
             logs.event(logs.WARNING, "lock.revoked", "lost the migration lock; stopping", file=activity.file)
@@ -323,14 +323,14 @@ class Watcher:
 
 
 def _known(activity: Activity, reported: list[Row]) -> Progress | None:
-    """Return how far a statement is: a file that runs in batches knows it itself."""
+    """Return how far a statement is. A file in batches knows this itself; for others, the server reports it."""
     if activity.walk is not None:
         return activity.walk.progress
     return None if activity.retry else progress.read(reported)
 
 
 def _detail(seen: Seen, now: float) -> dict[str, object]:
-    """Return what the lock's row tells beside file and statement; `progress.describe` puts it into words."""
+    """Return what the lock's row says besides file and statement; `progress.describe` puts it into words."""
     detail: dict[str, object] = {}
     if seen.activity.retry:
         detail["retry"] = seen.activity.retry

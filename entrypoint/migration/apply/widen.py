@@ -1,4 +1,4 @@
-"""Make room for long numbers in the ledger before the first of them is written: under the lock, behind the fence."""
+"""Makes room for long numbers in the ledger before the first one is written: under the lock, behind the fence."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ if TYPE_CHECKING:
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.lock.lease import Lease
 
-# Everybody who looks queues behind us meanwhile, and gives up after twice as long.
+# While we wait, everybody who reads the ledger queues behind us, and gives up after twice this time.
 _LOCK_TIMEOUT = 1.0
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 5.0
-# For one attempt, even if the time is nearly over: so that it ends with the server's answer, and not without one.
+# One attempt gets at least this long, even if the time is nearly up, so that the server can answer.
 _LEAST = 1.0
 
 
 def make_room(assignment: Assignment, lease: Lease, numbers: Iterable[int], deadline: Deadline) -> None:
     """Change the ledger's column to bigint, if one of these numbers needs it and it is not bigint yet.
 
-    The fence keeps replicas of the earlier system out as well: nobody holds the row without a token while it is ours.
-    If what prevents it may pass, this tries again while there is time. Raises EntrypointError; then nothing was
-    changed.
+    The fence also keeps out replicas of the earlier system: while the row is ours, nobody can take it without a token.
+    Temporary errors are retried until the deadline. Raises EntrypointError; then nothing was changed.
     """
     if not widening.are_long(numbers):
         return
@@ -74,7 +73,7 @@ def _attempt(assignment: Assignment, lease: Lease, patience: Deadline) -> bool:
 
 
 def _judge(assignment: Assignment, lease: Lease, error: StatementError, attempt: int, deadline: Deadline) -> None:
-    """Return after a pause if it is to be tried again; otherwise raise what the refusal means."""
+    """Return after a pause if it should be tried again; otherwise raise the error that the refusal means."""
     why = error.primary
     if error.sqlstate == LOCK_NOT_AVAILABLE:
         blockers = locked.who_locks(lease.worker, lease.place, readers=True)

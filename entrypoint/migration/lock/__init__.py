@@ -1,1 +1,1 @@
-"""Who may migrate: taking the migration lock, keeping it, waiting for it."""
+"""Which process may migrate: taking the migration lock, keeping it, waiting for it."""

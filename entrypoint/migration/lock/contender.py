@@ -1,4 +1,4 @@
-"""Take the lock, or wait until nothing is pending.
+"""Takes the lock, or waits until nothing is pending.
 
 A waiter never blocks in the server, and holds neither a lock nor a snapshot there: it looks, sleeps, and looks again.
 """
@@ -35,8 +35,8 @@ from entrypoint.migration.lock.waiting import (
     pause_behind_a_fence,
     pause_between_glances,
     pause_between_looks,
+    pause_while_disconnected,
     pause_with_glances,
-    pause_without_a_place,
     time_for_a_look,
 )
 
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.migration.observe.blockers import Blocker
 
-# Somebody who has just lost its guard created the same tables at the same moment; IF NOT EXISTS does not look at
-# what is not committed yet.
+# A process that has just lost its guard was creating the same tables at the same moment. IF NOT EXISTS does not see
+# tables that are not committed yet.
 _CREATED_BESIDE_US = (UNIQUE_VIOLATION, DUPLICATE_SCHEMA, DUPLICATE_TABLE, DUPLICATE_OBJECT, DUPLICATE_FUNCTION)
 
 
@@ -73,36 +73,36 @@ class Contender:
         self._pooled = place is not None and 0 != place.backend_pid != session.login_pid
         self._patience = Patience(assignment.clocks, assignment.lock, assignment.apply, assignment.role)
         self._refused = False
-        """Whether the server had no connection for us; from then on there is one for each look, and no longer."""
-        self._without_a_place = 0
-        """After how many looks in a row we have given our connection back."""
+        """Whether the server had no connection for us; from then on we connect only for each look."""
+        self._times_dropped = 0
+        """After how many looks in a row we have closed our connection for others."""
         self._news = News()
         self._seen: LockRow | None = None
         self._taken = False
-        """Whether somebody had the guard's lock when it was last looked at."""
+        """Whether somebody held the guard's lock at the last look."""
         self._fenced = Streak()
         self._tries = 0
         self._no_other_ledger = False
         self._just_surveyed = place is not None and nothing_is_there(place)
-        """Whether the place need not be looked for again at the first look: whoever makes a ledger there looks."""
-        self._in_vain = 0
-        """How often taking the lock has failed since it last looked taken."""
+        """Whether the first look need not find the place again: there is no ledger, and creating one checks again."""
+        self._failed_tries = 0
+        """How often taking the lock has failed since it was last seen taken."""
         self._trouble: ConnectionLostError | None = None
         """How the connection was lost, if the last look or attempt ended that way."""
         self._locked: tuple[Blocker, ...] | None = None
-        """Who has locked the ledger's tables, as far as is known; None if the last look was not blocked."""
+        """The sessions that have locked the ledger's tables, if known; None if the last look was not blocked."""
         self.waited = False
-        """Whether somebody else had the lock while we wanted it."""
+        """Whether somebody else held the lock while we wanted it."""
         self.verdict: Verdict | None = None
-        """Whether another migration tool has anything to do, when the lock was last free."""
+        """Whether another migration tool had anything to do when the lock was last free."""
         self.current: int | None = None
-        """The schema's version when it was last looked at."""
+        """The schema's version at the last look."""
 
     def acquire(self) -> Lease | None:
         """Return the lease, or None once nothing is pending.
 
         Raises LockTimeoutError when this start has waited for `MIGRATION_LOCK_TIMEOUT_MS` in total, and
-        MigrationHeldBackError when a pending migration has to wait for a person.
+        MigrationHeldBackError when a pending migration needs attention first.
         """
         deadline = self._clocks.turn_to(WAITING)
         try:
@@ -122,10 +122,10 @@ class Contender:
         """Pause until the next look, or until the lock becomes free if somebody held it."""
         if self._refused or (self._patience.crowded and not self._pooled):
             self._line.drop()
-            pause(min(pause_without_a_place(self._without_a_place), deadline.remaining()))
-            self._without_a_place += 1
+            pause(min(pause_while_disconnected(self._times_dropped), deadline.remaining()))
+            self._times_dropped += 1
             return
-        self._without_a_place = 0
+        self._times_dropped = 0
         if not self._taken:
             seconds = pause_behind_a_fence(self._fenced.seconds()) or pause_between_looks()
             pause(min(seconds, deadline.remaining()))
@@ -138,7 +138,7 @@ class Contender:
                 return
 
     def _is_free(self, session: Session, deadline: Deadline) -> bool:
-        """Tell whether to look now: the lock has become free, or there was no answer to that question."""
+        """Tell whether to look now, because the lock has become free or we got no answer."""
         try:
             return reading.is_free(session, self._place, time_for_a_look(deadline))
         except StatementError:
@@ -162,13 +162,13 @@ class Contender:
             if not wanted and not plan.pending and not self._place.outdated:
                 self._assignment.differences.tell(plan)
                 return None, True
-            # What failed may be what another tool has applied: then whoever has the lock records it.
+            # A failed migration may be one that another tool has applied; then the holder of the lock records it.
             stuck = not plan.runnable and self._assignment.adopt is None
             if not self._regardless and stuck and (obstacle := words.obstacle(plan)):
                 self._assignment.differences.tell(plan)
                 raise obstacle
             if look.lock_free and not (look.lock and look.lock.keeps_us_out(self._assignment.lock.stale)):
-                if self._is_made_meanwhile(session, deadline):
+                if self._is_created_meanwhile(session, deadline):
                     return self._look_and_try(deadline)
                 lease = self._try(session, deadline)
                 if lease is not None:
@@ -184,7 +184,7 @@ class Contender:
         except ConnectionLostError as error:
             self._lose(error)
         except StatementError as error:
-            # A migration holds a lock on the ledger itself, or the server is busy: that is waiting, too.
+            # A migration has locked the ledger itself, or the server is busy. That counts as waiting, too.
             if not (classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate)) and (
                 error.sqlstate not in _CREATED_BESIDE_US
             ):
@@ -198,7 +198,7 @@ class Contender:
         return None, False
 
     def _lose(self, error: ConnectionLostError) -> None:
-        """Remember how the connection ended; the next look opens another one."""
+        """Remember how the connection ended; the next look opens a new one."""
         self._line.drop()
         if error.starved and self._pooled:
             error.message = f"The pooler may have no free server connection: {error.message}"
@@ -234,7 +234,7 @@ class Contender:
     def _repeatables_are_due(self, session: Session, look: Look, plan: Plan) -> bool:
         """Tell whether there may be something to do in repeatable/. Raises MigrationHeldBackError if it has failed.
 
-        As with another tool, "nothing to do" means something only while nobody holds the lock.
+        As with another tool, "nothing to do" is only certain while nobody holds the lock.
         """
         repeats = self._assignment.repeats
         if repeats is None or self._regardless:
@@ -248,27 +248,28 @@ class Contender:
         return bool(repeated.judge_meanwhile(known, self._assignment.directory, repeats).due)
 
     def _weigh(self, session: Session, look: Look, *, wanted: bool) -> None:
-        """Stop the clock while a living holder works, unless all we want is to upgrade the ledger.
+        """Stop the clock while a living holder works, unless we only want to upgrade the ledger.
 
-        The lock can look free again and again without being free: a shared holder of its key does not block our look.
+        The lock may keep looking free although it is not: a session that holds its key in shared mode does not block
+        our look.
         """
-        self._in_vain = self._in_vain + 1 if look.lock_free else 0
-        if self._in_vain == 1 or not (wanted or self._regardless):
+        self._failed_tries = self._failed_tries + 1 if look.lock_free else 0
+        if self._failed_tries == 1 or not (wanted or self._regardless):
             self._patience.forget()
         else:
             self._patience.weigh(session, self._place, look.lock.token if look.lock else None)
 
     def _who_locks_the_row(self, session: Session) -> tuple[Blocker, ...] | None:
-        """Return who has locked the row of `migration_lock`, if the lock is free and yet cannot be taken.
+        """Return the sessions that have locked the row of `migration_lock`, if the lock is free but cannot be taken.
 
-        Taking the lock skips a locked row, because an earlier holder's transaction may still hold it.
+        Taking the lock skips a locked row, because an earlier holder's transaction may still have it locked.
         """
-        if self._in_vain <= 1 or self._patience.stranger is not None:
+        if self._failed_tries <= 1 or self._patience.stranger is not None:
             return None
         return locked.who_locks(session, self._place, locked.TABLES[1:]) or None
 
     def _weigh_locked(self, error: StatementError) -> None:
-        """Do the same if the ledger could not be read or written: the holder may be the one who has locked it."""
+        """Do the same if the ledger could not be read or written: the holder itself may have locked it."""
         session = self._line.session
         try:
             if session is not None and session.usable:
@@ -291,10 +292,10 @@ class Contender:
             self._place = find_again(session, self._place, self._assignment.schema, patience, self._assignment.role)
         return reading.look(session, self._place, self._assignment.role, patience, contending=True)
 
-    def _is_made_meanwhile(self, session: Session, deadline: Deadline) -> bool:
+    def _is_created_meanwhile(self, session: Session, deadline: Deadline) -> bool:
         """Check once, before a ledger is created, whether this application has one in another schema.
 
-        Return whether it is the one to use, as somebody else has created it since the place was looked up. Raises
+        Returns True if that ledger is the one to use, because it was created after we looked for ours. Raises
         SecondLedgerError.
         """
         if self._place.founded or self._regardless or self._no_other_ledger or not self._place.with_files:
@@ -320,10 +321,10 @@ class Contender:
             self._assignment,
             session,
             self._place,
-            # One for each lease: a late statement about an earlier one must not be about this one.
+            # A new token for each lease, so that a late statement about an earlier lease does not affect this one.
             f"{self._assignment.token}.{self._tries}",
             self._fenced,
-            # Enough to finish what has begun, even if the waiting is over meanwhile.
+            # Enough time to finish, even if the waiting time runs out in between.
             Deadline(max(deadline.remaining(), 0.5)),
         )
         if lease is not None:
@@ -358,7 +359,7 @@ class Contender:
         who = words.holder(row, stranger)
         self._assignment.board.wait_for(who, pending=len(plan.pending), version=plan.current)
         news = (row and row.token, row and row.migration, stranger and stranger.pid)
-        # A change of holder or file is told at once.
+        # A change of holder or file is logged at once.
         if not self._news.worth_telling(news):
             return
         logs.event(

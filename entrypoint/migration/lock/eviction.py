@@ -1,8 +1,8 @@
-"""The sessions of another migration tool that has been run under the lock: how they are known, and how they are ended.
+"""Recognizes and ends the sessions of another migration tool that was run under the lock.
 
-Its transactions have no fence of ours. So each of its sessions takes two advisory locks before its first query, shared
-and for as long as it lives, and is cut off unless our guard has its lock after that. Whoever takes over finds it by
-them, or by its name, ends it, and takes the row only when none is left.
+The tool's transactions have no fence. Instead, each of its sessions takes two advisory locks before its first query, in
+shared mode and for as long as it lives. It is then disconnected unless our guard still holds its lock. A process that
+takes over finds these sessions by their locks or their name, ends them, and takes the row only when none is left.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.place import Place
 
 TOOL = ":tool"
-"""How the names of its sessions end; before it is the token of the process that runs it."""
+"""The end of the sessions' names; before it comes the token of the process that runs the tool."""
 
-# The first half of the key that only a tool's sessions have, shared. The second is that of all our locks.
+# The first half of the key that only a tool's sessions hold, in shared mode. The second half is that of all our locks.
 _TOOL_CLASS = LOCK_CLASS + 3
-# A session that is ended is gone within milliseconds, unless its server process is stuck in the kernel.
+# A terminated session is gone within milliseconds, unless its server process is stuck in the kernel.
 _GONE_WITHIN = 5.0
 _TICK = 0.02
 
 
 def session_name(token: str) -> str:
-    """Return what the tool's sessions are called in `pg_stat_activity`."""
+    """Return the name of the tool's sessions in `pg_stat_activity`."""
     return f"{OURS}{token.partition('.')[0]}{TOOL}"
 
 
 def admission(place: Place, database: str, guard_pid: int) -> str:
-    """Return the statements that a tool's session begins with; the last row says whether it may go on.
+    """Return the statements that a tool's session begins with; the last row says whether it may continue.
 
-    The locks come first: whoever takes over after they are taken finds the session, and whoever did before that has
-    taken the guard's. In another database of the server nobody looks for these locks, and others may have theirs.
+    The locks come first. A process that takes over after that finds the session; one that took over before holds the
+    guard's lock. In another database of the server, no locks are taken: nobody looks for them there, and other
+    applications may use the same keys.
     """
     locks = ", ".join(
         f"pg_catalog.pg_advisory_lock_shared({key})"
@@ -61,12 +62,11 @@ def admission(place: Place, database: str, guard_pid: int) -> str:
 def evict(
     worker: Session, place: Place, role: str | None, guard_pid: int, deadline: Deadline, token: str | None = None
 ) -> bool:
-    """End what an earlier holder's tool has left in the server, if our guard has its lock.
+    """End the sessions that an earlier holder's tool has left on the server, if our guard holds its lock.
 
-    Return whether there was any, and all is gone.
-
-    `token`: whose tool it was; else the row knows. Another database of the server counts, if the name is the tool's.
-    All is asked in one message, as this process may freeze between two. Raises ConnectionLostError.
+    Returns whether there were any, and all of them are gone. `token`: that of the holder that ran the tool; None: the
+    row has it. Sessions in other databases are ended if they have the tool's name. Everything is one message, because
+    this process may freeze between two. Raises ConnectionLostError.
     """
     until = deadline.within(_GONE_WITHIN)
     ended: set[str] = set()
@@ -74,7 +74,7 @@ def evict(
         try:
             rows = worker.query(_ending(worker, place, role, guard_pid, until, token), until)[-2]
         except StatementError as error:
-            # A superuser's session, or another user's: then its end has to be waited for.
+            # The session belongs to a superuser or another user. Then we must wait until it ends.
             worker.rollback(until)
             logs.event(
                 logs.WARNING,
@@ -99,7 +99,7 @@ def evict(
 
 
 def left_behind(token: str) -> str:
-    """Return a condition: a session of the tool of whoever has that `token` (an SQL expression) is in the server."""
+    """Return a condition: the tool of the holder with this `token` (an SQL expression) has a session on the server."""
     return f"EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(NULL) o WHERE {_named(token)})"
 
 
@@ -110,7 +110,7 @@ def _named(token: str, activity: str = "o") -> str:
 def _ending(
     worker: Session, place: Place, role: str | None, guard_pid: int, deadline: Deadline, token: str | None
 ) -> str:
-    """Return the statements of one look. The row is read as the role, and sessions are ended as the login user."""
+    """Return the statements for one try. They read the row as the role, and end sessions as the login user."""
     whose = (
         f"(SELECT l.token FROM {place.table('migration_lock')} l WHERE l.id = 1)" if token is None else literal(token)
     )

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.place import Place
 
 PING_EVERY = 5.0
-# Between two attempts to win a lost guard back.
-_WIN_BACK_PAUSE = 0.2
+# Seconds between two attempts to regain a lost guard.
+_REGAIN_PAUSE = 0.2
 # How long the guard's thread may take to stop.
 _STOP = 0.5
 _PING_PATIENCE = 10.0
-# What ended the guard's session and what ended the worker's are one and the same if there is no more between them.
+# If the guard's session and the worker's ended within this many seconds, the same event ended both.
 _LATELY = 1.0
 _NEVER = float("-inf")
 
@@ -40,14 +40,14 @@ class Guard:
         self._connect_timeout = connect_timeout
         self._session = target.connect(connect_timeout)
         self._released = threading.Event()
-        # Written to on release, as the thread waits on its connection.
+        # A pipe that wakes the thread on release, as it waits on its connection.
         self._wakened, self._waker = os.pipe()
         self._held = threading.Event()
         self._thread = threading.Thread(target=logs.carried(self._keep), name="guard", daemon=True)
         self.backend_pid = 0
-        """Which server process holds the lock, once it is taken."""
+        """The server process that holds the lock, once it is taken."""
         self.was_lost = threading.Event()
-        """Whether the lock was ever lost, even if it was taken again."""
+        """Set once the lock has been lost, even if it was regained."""
         self._lost_at = _NEVER
 
     def try_lock(self, deadline: Deadline) -> bool:
@@ -59,18 +59,18 @@ class Guard:
         return True
 
     def held_within(self, seconds: float) -> bool:
-        """Tell whether the lock is held, or is taken again within so many seconds."""
+        """Tell whether the lock is held, or regained within this many seconds."""
         return sliced(self._held.wait, seconds)
 
     def backend_within(self, seconds: float) -> int:
-        """Return the server process that holds the lock, now or within so many seconds; 0 if none does.
+        """Return the server process that holds the lock now, or does within this many seconds; 0 if none does.
 
         Not for the main thread, which has to handle signals.
         """
         return self.backend_pid if self._held.wait(seconds) else 0
 
     def lost_lately(self, seconds: float) -> bool:
-        """Tell whether the lock is lost, was lost a moment ago, or gets lost within so many seconds."""
+        """Tell whether the lock is lost, was lost a moment ago, or is lost within this many seconds."""
 
         def wait(slice_: float) -> bool:
             pause(slice_)
@@ -82,13 +82,13 @@ class Guard:
         return lost() or sliced(wait, seconds)
 
     def release(self) -> None:
-        """Release the lock: at once if the server answers, and otherwise with the end of the connection."""
+        """Release the lock: at once if the server answers, otherwise when the connection ends."""
         self._released.set()
         if self._thread.ident is None:
             self._end()
         else:
             os.write(self._waker, b"!")
-            # Not for ever: a thread that waits for the server's answer ends when it has it, or with the process.
+            # Not forever: a thread that waits for the server ends when the answer comes, or with the process.
             joined(self._thread, _STOP)
         if not self._thread.is_alive():
             os.close(self._waker)
@@ -115,16 +115,16 @@ class Guard:
             self._end()
 
     def _keep_until_released(self) -> None:
-        """Ping now and then, notice at once when the connection ends, and then try to take the lock again.
+        """Ping regularly; if the connection ends, notice at once and try to take the lock again.
 
-        The ping touches no table: a lock on one would block the migration itself. Whoever has taken the lock in the
-        meantime keeps it; the fence decides who may commit.
+        The ping touches no table: a lock on one could block the migration itself. A process that has taken the lock in
+        the meantime keeps it; the fence decides which one may commit.
         """
         next_ping = time.monotonic() + PING_EVERY
         while not self._released.is_set():
             try:
                 if not self._held.is_set():
-                    self._win_back()
+                    self._regain()
                 self._session.wait_for_end(max(next_ping - time.monotonic(), 0.0), self._wakened)
                 if time.monotonic() >= next_ping:
                     self._session.query("SELECT 1", Deadline(_PING_PATIENCE))
@@ -136,9 +136,9 @@ class Guard:
                     self._held.clear()
                     self.was_lost.set()
                     _tell_lost(error)
-                self._released.wait(_WIN_BACK_PAUSE)
+                self._released.wait(_REGAIN_PAUSE)
 
-    def _win_back(self) -> None:
+    def _regain(self) -> None:
         self._session = self._target.connect(self._connect_timeout)
         if not self._lock(Deadline(_PING_PATIENCE)):
             raise ConnectionLostError("another session holds the migration lock")
@@ -147,7 +147,7 @@ class Guard:
 
 
 def _tell_lost(error: Exception) -> None:
-    """Log that the guard is gone, and by which setting, if it is known that it was one."""
+    """Log that the guard is lost, and which setting of the server caused it, if known."""
     setting = error.fields.get("setting") if isinstance(error, EntrypointError) else None
     logs.event(
         logs.WARNING,

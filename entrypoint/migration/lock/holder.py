@@ -1,4 +1,4 @@
-"""Whoever holds the migration lock, seen from outside: its row, its sessions, and what an operator may do to them."""
+"""The holder of the migration lock, seen from outside: its row, its sessions, and how an operator can end them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _LOCK_TIMEOUT_MS = 2_000
 
-# As `release_stale_migration_locks()` has it, which is what operators know; not MIGRATION_LOCK_STALE_MS.
+# As in `release_stale_migration_locks()`, which operators know; not MIGRATION_LOCK_STALE_MS.
 _STALE = 600.0
 
 
@@ -36,23 +36,23 @@ class Backend(NamedTuple):
     application: str
     user: str
     client: str
-    """Its address, behind a pooler the pooler's; empty if we may not see that."""
+    """Its address, or that of the pooler; empty if we may not see it."""
     state: str
     """What it is doing; empty if we may not see that."""
     seconds: float | None
-    """For how long its transaction has been open."""
+    """How long its transaction has been open."""
     guards: bool
-    """Whether it holds the guard's advisory lock: that is the lock itself."""
+    """Whether it holds the guard's advisory lock, which is the migration lock itself."""
     outside: bool
     """Whether it holds the advisory lock of a session that works outside a transaction."""
     fences: bool
-    """Whether its transaction holds the lock's row (the fence)."""
+    """Whether its transaction has locked the lock's row (the fence)."""
     since: str = ""
     """When it connected; empty if we may not see that."""
     makes: bool = False
-    """Whether it holds the advisory lock that protects creating the ledger; not asked if the ledger exists."""
+    """Whether it holds the advisory lock that protects creating the ledger; False if the ledger already exists."""
     unlike_ours: bool = False
-    """Whether it holds a key in a mode that no session of ours uses: the guard's shared, or the other exclusively."""
+    """Whether it holds a key in a mode that our sessions never use: the guard's shared, or the second exclusive."""
 
     @property
     def keyed(self) -> bool:
@@ -66,7 +66,7 @@ class Backend(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """What one look saw."""
+    """The lock's row and the holder's sessions at one moment."""
 
     row: LockRow | None
     backends: tuple[Backend, ...]
@@ -83,9 +83,10 @@ class Observed(NamedTuple):
 
     @property
     def application(self) -> str | None:
-        """The `application_name` of the holder's sessions: by the row's token, else by who guards.
+        """The `application_name` of the holder's sessions, from the row's token or else from the guard.
 
-        Never a stranger's: it shares its name with sessions that have nothing to do with the lock, such as `psql`.
+        Never that of a session that is not ours: sessions that have nothing to do with the lock share such names, like
+        `psql`.
         """
         if self.row is not None and self.row.token:
             return _application(self.row.token)
@@ -93,10 +94,10 @@ class Observed(NamedTuple):
         return next(ours, None)
 
     def is_strange(self, backend: Backend) -> bool:
-        """Tell whether a session holds one of the keys without being a holder of ours, nor one that contends.
+        """Tell whether a session that is neither our holder's nor a contender's holds a key, or has locked the row.
 
-        A migration may change the name of its session, which may hold the second key; it never runs in the guard's.
-        Nor does it stand before a row that bears no holder's token: that is somebody who has locked the row.
+        A migration may rename its session, which may hold the second key, but never that of the guard. If the row has
+        no token, a session with another name that has locked it is not a migration either.
         """
         if not backend.keyed:
             ours = backend.application.startswith(OURS)
@@ -105,47 +106,47 @@ class Observed(NamedTuple):
 
     @property
     def strangers(self) -> tuple[Backend, ...]:
-        """The sessions that hold a key, or have locked the row, without being replicas of ours."""
+        """The sessions that hold a key or have locked the row, but do not belong to our replicas."""
         return tuple(filter(self.is_strange, self.backends))
 
     @property
     def only_strangers(self) -> bool:
-        """Whether somebody holds a key or has locked the row, and nobody of ours holds a key."""
+        """Whether a session that is not ours holds a key or has locked the row, and none of ours holds a key."""
         return bool(self.strangers) and not any(
             backend.keyed and not self.is_strange(backend) for backend in self.backends
         )
 
     @property
     def taken_by_another(self) -> bool:
-        """Whether somebody other than the row's holder has the guard's lock: who contends has it for a moment."""
+        """Whether a session other than the row's holder holds the guard's lock, as a contender does for a moment."""
         return any(backend.guards and backend.application != self.application for backend in self.backends)
 
     @property
     def stale(self) -> bool:
-        """Whether the row may be freed without asking anybody: its holder is dead, or of the earlier system and old."""
+        """Whether the row can be freed without asking: its holder is dead, or an old one of the earlier system."""
         if self.row is None or not self.row.held or self.alive:
             return False
         return not self.row.legacy or (self.row.seconds is not None and self.row.seconds > _STALE)
 
 
 def is_strange(one: Backend | KeyHolder, row: LockRow | None) -> bool:
-    """Tell whether a session that holds one of the keys is not one of our holders; `row` is the lock's."""
+    """Tell whether a session that holds one of the keys is not a holder of ours; `row` is the lock's row."""
     if one.application.startswith(OURS):
         return False
     if one.makes or one.unlike_ours or row is None or not row.held:
         return True
-    # A holder of an earlier release does not say which its guard is.
+    # A holder of an earlier release does not record which session its guard is.
     return one.guards and (row.legacy or row.guard_pid not in (None, one.pid))
 
 
 def observe(
     session: Session, place: Place, role: str | None, deadline: Deadline, application: str | None = None
 ) -> Observed:
-    """Look at the lock's row, and at the sessions that hold the lock or have the name of the row's holder.
+    """Read the lock's row, and the sessions that hold the lock or have the name of the row's holder.
 
-    `application` is a name to look for as well: that of an earlier holder. First the row, then the sessions: so
-    a holder that lets go meanwhile looks dead, whose row is then found free, and one that comes looks alive. The
-    row may be `role`'s to read, and the sessions are the login user's to see.
+    `application`: another name to look for, that of an earlier holder. The row is read first. So a holder that releases
+    the lock in between looks dead, but its row will then be found free; and one that takes the lock looks alive. The
+    row is read as `role`, and the sessions as the login user, who can see more of them.
     """
     begin = [
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
@@ -166,9 +167,9 @@ def observe(
 
 
 def free(session: Session, place: Place, row: LockRow, role: str | None, deadline: Deadline) -> bool:
-    """Free the row in the way documented for operators, if it is still as it was seen; tell whether it was.
+    """Free the row in the way documented for operators, unless it has changed since it was read; tell whether it was.
 
-    The token stays: from it a living holder, or a late one, learns that an operator took the lock.
+    The token stays in the row: if the holder is alive after all, it sees from it that an operator freed the lock.
     """
     table = place.table("migration_lock")
     same = [
@@ -196,7 +197,7 @@ def free(session: Session, place: Place, row: LockRow, role: str | None, deadlin
 
 
 def end(session: Session, backend: Backend, deadline: Deadline) -> bool:
-    """End a server session; tell whether this user has the privilege to."""
+    """End a server session; return False if this user lacks the privilege."""
     try:
         state = "; ".join(our_state(None))
         session.query(f"BEGIN; {state}; {transactions.end_sessions(f's.pid = {backend.pid}')}; COMMIT", deadline)
@@ -214,7 +215,7 @@ def _application(token: str) -> str:
 
 def _backends_query(place: Place, names: Sequence[str]) -> str:
     named = ", ".join(map(literal, names)) or "NULL"
-    # Ours have these for an instant only: when they look whether the lock is free, and when they take the row.
+    # Our own sessions hold these only for an instant: when they check whether the lock is free, and take the row.
     not_ours = f"NOT pg_catalog.starts_with(coalesce(a.application_name, ''), {literal(OURS)})"
     fence = (
         "EXISTS (SELECT FROM pg_catalog.pg_locks f JOIN pg_catalog.pg_class c ON c.oid = f.relation "
@@ -248,10 +249,10 @@ def _holds(place: Place, first_key: int, mode: str) -> str:
     return f"EXISTS (SELECT {_LOCKS} AND g.mode = '{mode}' AND {key})"
 
 
-# Held by others, these keep us from taking the row. Not the one that autovacuum has.
+# If others hold one of these, we cannot take the row. Autovacuum's lock is not among them.
 _KEEPS_OUT = "('RowExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')"
 
-# The advisory locks `g` of the backend `a`, of those that have two keys.
+# The advisory locks `g` of the backend `a` whose key consists of two numbers.
 _LOCKS = (
     "FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted AND g.pid = a.pid AND g.objsubid = 2 "
     "AND g.database = a.datid"

@@ -41,11 +41,11 @@ if TYPE_CHECKING:
             """Return the statement that does what `Lease.fence` returns."""
 
         def limits(self, deadline: Deadline, lock_timeout_ms: int) -> str:
-            """Return the statement that does what `transactions.begin` has behind the state."""
+            """Return the statement for the rest of `transactions.begin`, after `session_state.ours`."""
 
 
-# A holder that lives wins a lost guard back well within this; one that does not is frozen, or its node is gone.
-_WIN_BACK = 2.0
+# A living holder regains a lost guard well within this time. One that does not is frozen, or its node is gone.
+_REGAIN = 2.0
 # For each of our own short statements about the lock.
 _PATIENCE = 10.0
 _SHORT_LOCK_TIMEOUT_MS = 2_000
@@ -65,7 +65,7 @@ class Lease:
         *,
         shown: bool = True,
     ) -> None:
-        """Take what `try_acquire` has put together. `shown`: whether the row says that it is ours."""
+        """Take the parts from `try_acquire`. `shown`: whether the row says that the lock is ours."""
         self._guard = guard
         self.worker = worker
         self.place = place
@@ -76,7 +76,7 @@ class Lease:
         self.revoked = False
         """Whether the watcher has seen that the row is no longer ours."""
         self.row_freed_by_file = False
-        """Whether the running statement may itself free the row, so that a free row need not mean an operator."""
+        """Whether the running statement itself may free the row, so that a free row need not be an operator's doing."""
         self._row_lent = False
         self.prepared = False
         """Whether the statements around a file are prepared in the worker's session."""
@@ -84,20 +84,20 @@ class Lease:
         """What kind of transaction was opened right after the last COMMIT, and the result."""
 
     def guard_was_lost(self, seconds: float) -> bool:
-        """Tell whether the guard was lost, now or earlier; give its thread so many seconds to notice."""
+        """Tell whether the guard was lost, now or earlier; give its thread this many seconds to notice."""
         return sliced(self._guard.was_lost.wait, seconds)
 
     def guard_lost_lately(self, seconds: float) -> bool:
-        """Tell whether the guard is lost, or was just now and is back; give its thread so many seconds to notice."""
+        """Tell whether the guard is lost, or was a moment ago; give its thread this many seconds to notice."""
         return self._guard.lost_lately(seconds)
 
     def guard_backend(self) -> int:
-        """Return which server process holds the guard's lock; 0 if it is not taken again soon. From any thread."""
-        return self._guard.backend_within(_WIN_BACK)
+        """Return the server process that holds the guard's lock; 0 if it is lost and not regained soon. Any thread."""
+        return self._guard.backend_within(_REGAIN)
 
     def check_guard(self) -> None:
-        """Give a lost guard a moment to take its lock again. Raises LeaseLostError if it does not."""
-        if not self._guard.held_within(_WIN_BACK):
+        """Give a lost guard a moment to regain its lock. Raises LeaseLostError if it does not."""
+        if not self._guard.held_within(_REGAIN):
             raise self.lost()
 
     def fence(self) -> str:
@@ -120,9 +120,9 @@ class Lease:
     ) -> tuple[str, int]:
         """Open a transaction behind the fence; return its id and the backend that works on it.
 
-        `deadline` bounds each of its statements. `patience`: how long to wait for the answer, if not until then.
-        `statement`: how the transaction begins. `then`: statements that follow in the same round trip.
-        Raises LeaseLostError if the lease is no longer ours, StatementError and ConnectionLostError.
+        `deadline`: the limit for each statement. `patience`: how long to wait for the answer; by default, until the
+        deadline. `statement`: begins the transaction. `then`: statements that follow in the same round trip. Raises
+        LeaseLostError if the lease is no longer ours, StatementError and ConnectionLostError.
         """
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
@@ -168,18 +168,18 @@ class Lease:
     def opened_ahead(
         self, answer: tuple[str, int] | StatementError, *, lock_timeout_ms: int, statement: str, then: Sequence[str]
     ) -> None:
-        """Say that an `opening` was sent behind a COMMIT, and what came of it: the next `open` begins with that."""
+        """Record that an `opening` was sent after a COMMIT, and its result. The next `open` returns that."""
         self._ahead = f"{statement} {lock_timeout_ms} {then}", answer
 
     def lend_row(self, *, freed: bool) -> None:
-        """Say that the next statement may commit changes of its own to the row, and perhaps frees it.
+        """Record that the next statement may commit changes to the row; `freed`: it may even free it.
 
-        Before the next transaction the row is written again if it is gone, or if it is `freed`.
+        Before the next transaction, the row is written again if it is missing, or if it was `freed`.
         """
         self._row_lent, self.row_freed_by_file = self._shown, freed
 
     def _write_again(self, deadline: Deadline) -> None:
-        """Write the row that was lent, while the guard still has its lock: so nobody can have taken it meanwhile."""
+        """Write the row that was lent, if the guard still holds its lock, so that nobody can have taken it since."""
         table, guarded = self.place.table("migration_lock"), guarded_by(self.place, self._guard.backend_pid)
         which = "" if self.row_freed_by_file else f" AND {transactions.WRITTEN_HERE}"
         self.worker.query(
@@ -193,17 +193,16 @@ class Lease:
         self._row_lent = self.row_freed_by_file = False
 
     def still_ours(self) -> str:
-        """Return the statement that finds a row if ours is still there. Unlike the fence, it holds nothing."""
+        """Return the statement that finds a row if the lock's row is still ours. Unlike the fence, it locks nothing."""
         return f"SELECT {self._ours()};" if self._shown else "SELECT;"
 
     def look(
         self, event: str, statement: Deadline, deadline: Deadline, *, lock_timeout_ms: int, then: Sequence[str] = ()
     ) -> bool:
-        """Look at the row from the worker, and do what comes `then` with it; tell whether it is still ours.
+        """Read the row in the worker's session, together with the statements `then`; tell whether it is still ours.
 
-        `statement` bounds each statement, `deadline` the answer. Where the server does not say, as somebody has locked
-        the row, or it is busy, that is logged as `event`, and nobody has freed it as far as we know. Raises
-        ConnectionLostError.
+        `statement`: the limit for each statement; `deadline`: for the answer. If the row cannot be read, because it is
+        locked or the server is busy, this logs `event` and assumes that the row is ours. Raises ConnectionLostError.
         """
         begin = transactions.begin(
             statement,
@@ -229,7 +228,7 @@ class Lease:
 
     @property
     def guard_pid(self) -> int:
-        """The server process that holds the guard's lock, or held it last."""
+        """The server process that holds the guard's lock, or last held it."""
         return self._guard.backend_pid
 
     @property
@@ -239,7 +238,7 @@ class Lease:
 
     @property
     def as_role(self) -> str:
-        """The statement that lets a transaction of another session reach the row: a login may have no rights itself."""
+        """The statement that lets another session's transaction use the row, if the login user lacks privileges."""
         return f"SET LOCAL ROLE {identifier(self._role)};" if self._role else ""
 
     def progress(
@@ -250,10 +249,10 @@ class Lease:
         detail: Mapping[str, object] | None = None,
         life: str | None = None,
     ) -> str:
-        """Return the statement that shows in the row what is being worked on. `life` as in `reassert`.
+        """Return the statement that shows in the row what is being worked on. `life`: as in `reassert`.
 
-        The guard may have been won back since the row was last written, in another server process. Under `repeatable
-        read` the statement could fail on the watcher's own update, so there it does nothing.
+        It also writes the guard, which may have been regained in another server process. Under `repeatable read`, the
+        statement could conflict with the watcher's update, so it does nothing.
         """
         if not self._shown:
             return ""
@@ -265,7 +264,7 @@ class Lease:
         )
 
     def extend(self, seconds: float) -> None:
-        """Say in the row that we may go on for so many `seconds` from now. Raises nothing."""
+        """Record in the row that we may work for this many `seconds` from now. Never raises."""
         self._ends = deadline = Deadline(seconds)
         patience = deadline.within(_PATIENCE)
         try:
@@ -276,7 +275,7 @@ class Lease:
                     patience,
                 )
         except (StatementError, EntrypointError) as error:
-            # Whoever waits learns it with our progress.
+            # Waiters get to know it with our next progress.
             self.worker.rollback(patience)
             logs.event(logs.DEBUG, "lock.row_not_written", f"could not record when our time ends: {error}")
 
@@ -286,14 +285,14 @@ class Lease:
 
     @property
     def seconds(self) -> str:
-        """For how long we may go on, as a number in SQL."""
+        """How much longer we may work, as a number in SQL."""
         return f"{self._ends.remaining():.3f}"
 
     def reassert(self, life: str | None = None) -> str:
-        """Return the statement that writes the row again, if the migration itself has changed it.
+        """Return the statement that writes the row again if the migration itself has changed it.
 
-        What an operator changed meanwhile, in another transaction, stays. `life`: what it says of that, for a statement
-        that is prepared.
+        A change that an operator has made in another transaction stays. `life`: replaces the result of `row.life`, for
+        a prepared statement.
         """
         return (
             f"UPDATE {self.place.table('migration_lock')} SET {row.held_by_us(self.token)}, {life or self._life} "
@@ -302,7 +301,7 @@ class Lease:
         )
 
     def lost(self) -> LeaseLostError:
-        """Find out who took the lease, and return that as an error.
+        """Find out why the lease was lost, and return that as an error.
 
         An operator who frees the row as documented leaves our token in it; another holder does not.
         """
@@ -331,8 +330,8 @@ class Lease:
             try:
                 return bool(self.worker.query(freed, deadline)[-1])
             except StatementError as error:
-                # The watcher cancels the statement that it saw. If that ended by itself a moment before, for
-                # instance by its own time-out, it is this question that is cancelled: ask again.
+                # The watcher cancels the statement that it saw. If that had just ended by itself, for example by its
+                # own timeout, the cancel hits this query instead. Ask again.
                 if error.sqlstate != QUERY_CANCELED:
                     return False
             except EntrypointError:
@@ -342,7 +341,7 @@ class Lease:
         return False
 
     def release(self) -> None:
-        """Free row and lock. Bounded, and never raises: what is not freed here falls to the next one anyway."""
+        """Free the row and the lock, within a second. Never raises: if this fails, the next holder can take over."""
         deadline = Deadline(1.0)
         self.worker.rollback(deadline)
         try:
@@ -372,7 +371,7 @@ class Lease:
 def begin_short(
     session: Session, role: str | None, deadline: Deadline, statement: str = transactions.READ_COMMITTED
 ) -> str:
-    """Return the start of a short transaction about the lock, which fails well before the `deadline`, if it does."""
+    """Return the start of a short transaction about the lock. Its lock timeout ends well before the `deadline`."""
     begin = transactions.begin(
         deadline,
         server_version=session.server_version,
@@ -380,5 +379,5 @@ def begin_short(
         role=role,
         statement=statement,
     )
-    # Who holds the lock need not be known to a standby: where one is missing, only a migration's own COMMIT waits.
+    # A standby need not know who holds the lock. If a synchronous one is missing, only a migration's COMMIT waits.
     return f"{begin}\n{transactions.ON_THIS_SERVER}"

@@ -1,4 +1,4 @@
-"""Somebody has locked the ledger's tables: who that is, and the error when the time for waiting is over."""
+"""When the ledger's tables are locked: which sessions have locked them, and the error when the waiting time is up."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _REPEATABLES = "repeatable_migrations"
 def who_locks(
     session: Session, place: Place, rows_of: Sequence[str] = (), *, readers: bool = False
 ) -> tuple[Blocker, ...]:
-    """Ask PostgreSQL who keeps others out of the ledger's tables; whoever is most in the way comes first.
+    """Ask PostgreSQL which sessions keep others out of the ledger's tables; the main culprit comes first.
 
-    `rows_of`: also who has locked or changed a row of one of these, and is no session of ours. `readers`: also who has
-    one of the tables locked in whatever way, and is none: so they may not be altered.
-    Empty if nobody does any more, or if it does not say. Raises ConnectionLostError.
+    `rows_of`: include other applications' sessions that have locked or changed a row of one of these tables. `readers`:
+    include other applications' sessions that have any lock on one of the tables, which prevents altering it. Returns an
+    empty tuple if there are none any more, or if the server does not say. Raises ConnectionLostError.
     """
     tables = (*TABLES, _REPEATABLES)
     query = blockers.locking(place.schema, tables, tables if readers else rows_of, OURS, readers=readers)
@@ -42,14 +42,14 @@ def who_locks(
 
 
 def describe(found: Sequence[Blocker]) -> str:
-    """Say in one clause that the ledger is locked, and by whom."""
+    """Return a clause that says that the ledger is locked, and by which sessions."""
     if not found:
         return "the migration history is locked by an unknown session"
     return f"the migration history is locked by {' and '.join(blocker.words() for blocker in found)}"
 
 
 def timed_out(found: Sequence[Blocker], seconds: float) -> LockTimeoutError:
-    """Return the error for a ledger that was locked for longer than we may wait, which was so many `seconds`."""
+    """Return the error for a ledger that stayed locked until our waiting time was up; `seconds`: how long that was."""
     what = describe(found)
     if milliseconds := round(seconds * 1000):
         what = f"Failed to acquire migration lock after {milliseconds}ms: {what}"

@@ -1,4 +1,4 @@
-"""How long to wait for others: whether they show that they are alive, and the clock that stops while they do."""
+"""How long to wait for the lock: the clock stops while a holder shows that it is alive."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.reading import Guardian, LockRow
     from entrypoint.records import ApplyPolicy, LockPolicy
 
-# `pg_locks` is asked no more often: beside thousands of locks that takes a while.
+# Seconds between queries of `pg_locks`, which take a while if there are thousands of locks.
 _ASK_EVERY = 3.0
-# For so long the answer is believed, if no other is to be had.
+# How many seconds to rely on the last answer if there is no newer one.
 _BELIEVE = 10.0
 _PATIENCE = 5.0
 
 
 class Patience:
-    """Stops the clock while one of our holders is alive and within its time, unless the time-out was set."""
+    """Stops the clock while a holder of ours is alive and within its time, unless the user has set the timeout."""
 
     def __init__(self, clocks: Clocks, lock: LockPolicy, apply: ApplyPolicy, role: str | None) -> None:
-        """`clocks`: those of the start, of which the one for waiting runs."""
+        """`clocks`: those of this start; the one for waiting must be running."""
         self._clocks = clocks
         self._lock = lock
         self._apply = apply
@@ -37,19 +37,19 @@ class Patience:
         self._asked = float("-inf")
         self._token: str | None = None
         self._arriving: int | None = None
-        """The session of ours, by its pid, that had the lock when it was last asked, without a row that says so."""
+        """The pid of a session of ours that held the lock at the last query, while the row did not name it."""
         self.stranger: Guardian | None = None
-        """Who was seen to hold the guard's lock without being the holder that the row names."""
+        """The session that held the guard's lock although it is not the holder in the row."""
         self.crowded = False
-        """Whether the server had hardly any connections left when it was last asked."""
+        """Whether the server had hardly any connections left at the last query."""
 
     def forget(self) -> None:
-        """Let the clock run: the lock is free, or there is nothing to wait for that long."""
+        """Let the clock run, because the lock is free or there is nothing worth waiting for."""
         self._asked, self.stranger, self.crowded = float("-inf"), None, False
         self._clocks.stand(0.0)
 
     def weigh(self, session: Session, place: Place, token: str | None = None) -> None:
-        """Ask who holds the guard's lock, every few seconds at most, or if the row's `token` is another one.
+        """Ask who holds the guard's lock: every few seconds at most, or whenever the row's `token` changes.
 
         Raises ConnectionLostError.
         """
@@ -63,10 +63,10 @@ class Patience:
             logs.event(logs.DEBUG, "lock.holder_not_seen", f"cannot see who holds the migration lock: {error}")
             return
         if row is None and guardian is not None and guardian.application.startswith(OURS):
-            guardian = None  # It is about to make the ledger.
+            guardian = None  # It is about to create the ledger.
         left = time_left(row, guardian, self._apply.timeout)
         if left is None and guardian is not None and guardian.application.startswith(OURS):
-            # Between the lock and the row there is a moment; who is still there at the next look is in no hurry.
+            # Taking the lock and writing the row takes a moment. Only a session still there at the next look is odd.
             arrived, self._arriving = guardian.pid == self._arriving, guardian.pid
             guardian = guardian if arrived else None
         self.stranger = guardian if left is None and (row is None or not row.legacy) else None
@@ -74,10 +74,10 @@ class Patience:
 
 
 def time_left(row: LockRow | None, guardian: Guardian | None, apply_timeout: float) -> float | None:
-    """Return for how many seconds the holder that the `row` names may go on; None if it does not show that it lives.
+    """Return how many more seconds the holder in the `row` may take; None if it does not show that it is alive.
 
-    The sign is that its guard holds the lock: PostgreSQL ends that of a dead or frozen holder. A holder of an earlier
-    release does not say which is its guard, nor when its time ends; it is taken to have as much as we have.
+    It is alive if its guard holds the lock: PostgreSQL ends the guard's session of a dead or frozen holder. A holder of
+    an earlier release does not record its guard, nor when its time ends; we assume that it has as much time as we have.
     """
     if guardian is None or row is None or not row.held or row.legacy:
         return None

@@ -30,9 +30,10 @@ def held_by_us(token: str) -> str:
 
 
 def life(guard_pid: int | str, token: str, seconds: str) -> str:
-    """Return what the row says about our guard and for how many more `seconds` we may work.
+    """Return what the row says about our guard, and how many more `seconds` we may work.
 
-    It includes our token: a holder of an earlier release does not know these columns, and leaves old values in them.
+    It includes our token, because a holder of an earlier release does not know these columns and leaves old values in
+    them.
     """
     return (
         f"guard_pid = {guard_pid}, guard_token = {literal(token)}, "
@@ -49,12 +50,12 @@ def progress(
 ) -> str:
     """Return what the row says about the work in progress.
 
-    The `detail` includes our token: a holder of an earlier release does not know that column, and leaves an old value
-    in it.
+    The `detail` includes our token, because a holder of an earlier release does not know that column and leaves an old
+    value in it.
     """
     text = None
     if detail is not None:
-        import json  # Not for every start at which something is pending.
+        import json  # not needed by every start that has something pending
 
         text = json.dumps({**detail, "token": token})
     return (

@@ -1,4 +1,4 @@
-"""Take the lock: first the guard, then the tables if they are missing, then the row, if no fence protects it."""
+"""Takes the lock: first the guard, then the tables if they are missing, then the row if no fence protects it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
-# The guard's lock was to be had again and again for so long, and the row was not: nobody won the guard back.
+# If the guard's lock was free at every look for this long, but the row was not: nobody has regained the guard.
 _ZOMBIE_AFTER = 2.0
-# A holder that lives shows its progress every second while a migration takes long.
+# A living holder shows its progress every second during a long migration.
 _SILENT = 10
-# Longer than a contender's pause, so that "again and again" means at each of its looks.
+# Longer than a contender's pause, so that a streak means "at every look".
 _BREAK = 2.5
-# To open the guard's connection, even if the waiting is nearly over.
+# The least time to open the guard's connection, even if the waiting time is nearly up.
 _LEAST_CONNECT = 0.5
 # For each of our own short statements about the lock.
 _PATIENCE = 10.0
@@ -48,21 +48,21 @@ class Streak:
     """How long something has been seen at every look, without a break."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Count by a `clock` in seconds."""
+        """Measure with a `clock` in seconds."""
         self._clock = clock
         self.told = False
         """Whether it has been logged that nothing can be done about it."""
         self._first = self._last = float("-inf")
 
     def seen(self) -> None:
-        """Say that it is seen now."""
+        """Record that it is seen now."""
         now = self._clock()
         if now - self._last > _BREAK:
             self._first = now
         self._last = now
 
     def seconds(self) -> float:
-        """Return for how long it has been seen, up to now; 0 after a break."""
+        """Return how long it has been seen, up to now; 0 after a break."""
         now = self._clock()
         return now - self._first if now - self._last <= _BREAK else 0.0
 
@@ -85,14 +85,16 @@ def try_acquire(
     try:
         if not guard.try_lock(patience):
             return None
-        # Only now may the tables be created or changed; and not beside a living replica of the earlier system.
+        # Only now may the tables be created or changed, unless a living replica of the earlier system uses them.
         begin = begin_short(worker, role, patience)
-        # Where nothing is, `ensure` looks again, under the lock under which a ledger is made.
+        # If there are no tables yet, `ensure` checks again, under the lock that protects creating a ledger.
         nothing = tables.nothing_is_there(place) and not assignment.rehearsal
         if not nothing:
-            found = _beside_guard(worker, place, lambda: find_again(worker, place, assignment.schema, patience, role))
+            found = _with_second_connection(
+                worker, place, lambda: find_again(worker, place, assignment.schema, patience, role)
+            )
             if found.schema != place.schema:
-                # The guard has the lock of another place.
+                # The guard holds the lock of another schema.
                 return None
             place = found
         refuse_intrusion(place)
@@ -102,7 +104,7 @@ def try_acquire(
             if assignment.rehearsal:
                 lease = Lease(guard, worker, place, token, role, ends, shown=False)
                 return lease
-            made = _beside_guard(
+            made = _with_second_connection(
                 worker, place, lambda: tables.ensure(worker, place, assignment.schema, role, begin, patience)
             )
             if made is None:
@@ -132,8 +134,8 @@ def try_acquire(
             guard.release()
 
 
-def _beside_guard(worker: Session, place: Place, act: Callable[[], _T]) -> _T:
-    """Do what uses the second connection first, so a pool of one shows here."""
+def _with_second_connection(worker: Session, place: Place, act: Callable[[], _T]) -> _T:
+    """Call `act`, the first to use the second connection: a pool with only one connection fails here."""
     try:
         return act()
     except ConnectionLostError as error:
@@ -147,18 +149,18 @@ def _beside_guard(worker: Session, place: Place, act: Callable[[], _T]) -> _T:
 
 
 def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, streak: Streak, deadline: Deadline) -> None:
-    """End the sessions of a holder whose guard is gone for good, and whose transaction still protects the row.
+    """End the sessions of a holder whose guard is gone for good, but whose transaction still protects the row.
 
     Its process is frozen or its node has vanished: it has not pinged for longer than PostgreSQL lets a guard be idle,
-    has not taken the guard again, and has shown no progress. Otherwise everybody would have to wait for its statement
-    to end. Everything goes in one message, and the statement that acts also asks who holds the guard's lock, because
-    this process may freeze between two messages. The row is read as the role; sessions are ended as the login user,
-    who is most likely also theirs.
+    has not regained the guard, and has shown no progress. Otherwise everybody would have to wait until its statement
+    ends. Everything is one message, and the statement that ends sessions also checks who holds the guard's lock,
+    because this process may freeze between two messages. The row is read as the role; sessions are ended as the login
+    user, which is probably theirs, too.
     """
     left = (
         f"s.application_name = '{OURS}' || nullif(pg_catalog.current_setting('entrypoint.zombie', true), '') "
         f"AND s.datid = {THIS_DATABASE} AND {guarded_by(place, guard.backend_pid)} "
-        # The guard is an older session of this very process, and has its name.
+        # Our own guard may have that name as well: it may be this process that was frozen.
         f"AND s.pid <> {guard.backend_pid}"
     )
     try:
@@ -176,7 +178,7 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, streak:
             deadline,
         )
     except StatementError as error:
-        # Replicas may log in as different users. Then its statement's end has to be waited for.
+        # Replicas may log in as different users. Then we must wait until its statement ends.
         worker.rollback(deadline)
         level, streak.told = (logs.DEBUG if streak.told else logs.WARNING), True
         logs.event(
@@ -210,9 +212,9 @@ def _take_row(
 ) -> bool:
     """Write our name into the row, unless a replica of the earlier system holds it or a fence protects it.
 
-    If our guard holds its lock, a row with a token belongs to a guard that is gone, whatever its age. That is checked
-    again once the row is locked, because this process may have been frozen in between. SKIP LOCKED: a transaction that
-    an earlier holder's token still fences has to end first.
+    While our guard holds its lock, a row with a token belongs to a holder whose guard is gone, whatever its age. This
+    is checked again once the row is locked, because this process may have been frozen in between. SKIP LOCKED: an
+    earlier holder's transaction that still has the fence must end first.
     """
     table = place.table("migration_lock")
     results = worker.query(

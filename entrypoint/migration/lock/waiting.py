@@ -1,4 +1,4 @@
-"""What everyone who waits for a migration uses: one connection, short looks, irregular pauses, and few log lines."""
+"""For all code that waits for a migration: one connection, short looks, irregular pauses, and few log lines."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ if TYPE_CHECKING:
     from entrypoint.database.target import Target
 
 LEAST = 0.5
-"""The last look comes when the time is over, and needs a little of its own."""
+"""The last look happens when the time is already up, so it gets at least this many seconds."""
 LOOK_PATIENCE = 5.0
-"""For one look, however much time there is for all."""
+"""The most seconds for one look, even if there is more time in total."""
 
 _PAUSE = (0.25, 1.0)
-# While a holder is known to have the lock, whose going a glance shows.
+# While a holder is known to have the lock: short glances in between show when it is gone.
 _LONG_PAUSE = (1.0, 2.0)
 _GLANCE_EVERY = (0.2, 0.4)
-# While the server is short of connections and we have given ours back: so many share those that there are by turns.
-_PAUSE_WITHOUT_A_PLACE = 1.0
-_LONGEST_WITHOUT_A_PLACE = 5.0
-# While only a fence stands in the way, whose holder may be gone: the server sees that within 0.1 s.
+# While the server is short of connections and we have closed ours, so that many waiters can take turns.
+_PAUSE_WHILE_DISCONNECTED = 1.0
+_LONGEST_WHILE_DISCONNECTED = 5.0
+# While only a fence is in the way, whose holder may be gone: the server notices that within 0.1 s.
 _SHORT_PAUSE = 0.25
 _FIRST_PAUSE = (0.05, 0.15)
-# What is new is told at once, the same again after some seconds.
+# News is logged at once, and the same line again only after this many seconds.
 _REPORT_EVERY = 5.0
 
 
 def pause_between_looks() -> float:
-    """Return how long to sleep now, so that many waiters do not look at the same moment."""
+    """Return how long to sleep between two looks: a random time, so that waiters do not all look at once."""
     return uniform(*_PAUSE)
 
 
 def pause_with_glances() -> float:
-    """Return how long to go from one look to the next, if there are glances between them."""
+    """Return how long to wait between two looks if there are glances in between."""
     return uniform(*_LONG_PAUSE)
 
 
@@ -46,20 +46,20 @@ def pause_between_glances() -> float:
     return uniform(*_GLANCE_EVERY)
 
 
-def pause_without_a_place(times: int) -> float:
-    """Return how long to go without a connection that others need, after the `times`-th such look: ever longer."""
-    return growing(_PAUSE_WITHOUT_A_PLACE, times, _LONGEST_WITHOUT_A_PLACE)
+def pause_while_disconnected(times: int) -> float:
+    """Return how long to stay disconnected, so that others can connect; it grows with the number of `times`."""
+    return growing(_PAUSE_WHILE_DISCONNECTED, times, _LONGEST_WHILE_DISCONNECTED)
 
 
 def pause_behind_a_fence(seconds: float) -> float:
-    """Return how long to sleep if only a fence has been in the way, for so many seconds; 0 if there is none."""
+    """Return how long to sleep if only a fence has been in the way for this many seconds; 0 if there is none."""
     if seconds <= 0:
         return 0.0
     return uniform(*_FIRST_PAUSE) if seconds < _SHORT_PAUSE else _SHORT_PAUSE
 
 
 def time_for_a_look(deadline: Deadline, least: float = LEAST) -> Deadline:
-    """Return by when one look must be over, however much time there is for all; it has `least` in any case."""
+    """Return the deadline for one look, within the overall `deadline`; it gets at least `least` seconds."""
     return Deadline(max(least, min(LOOK_PATIENCE, deadline.remaining())))
 
 
@@ -67,14 +67,14 @@ class Line:
     """One connection, kept between two looks and opened again when it is lost."""
 
     def __init__(self, target: Target, connect_timeout: float, session: Session | None = None) -> None:
-        """Go on with the `session`, if there is one already."""
+        """Use the `session`, if there is one already."""
         self._target = target
         self._connect_timeout = connect_timeout
         self._session = session
         self.attempts = 0
-        """How often it was tried to connect."""
+        """How many attempts to connect there have been."""
         self.failures = 0
-        """How many of these attempts have failed in a row."""
+        """How many of the latest attempts have failed in a row."""
 
     @property
     def session(self) -> Session | None:
@@ -82,7 +82,7 @@ class Line:
         return self._session
 
     def connected(self, deadline: Deadline, least: float = LEAST) -> Session:
-        """Return the connection; open it again if need be, for which there is `least` in any case. Raises Failure."""
+        """Return the connection; open it if necessary, for which there are at least `least` seconds. Raises Failure."""
         if self._session is None or not self._session.usable:
             self.drop()
             self.attempts += 1
@@ -105,7 +105,7 @@ class News:
     """Decides what is worth a line in the log while nothing happens."""
 
     def __init__(self) -> None:
-        """Begin with nothing told."""
+        """Start with nothing logged."""
         self._told: object = None
         self._when = float("-inf")
 

@@ -1,1 +1,1 @@
-"""What PostgreSQL says of a statement that runs, and where that is shown."""
+"""What PostgreSQL reports about a running statement, and the board that shows it."""

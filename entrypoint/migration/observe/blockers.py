@@ -1,6 +1,6 @@
-"""Who keeps a statement waiting for a lock, and for how long: the questions to PostgreSQL, and its answers in words.
+"""Which sessions keep a statement waiting for a lock, and for how long: queries for PostgreSQL, and answers in words.
 
-Pure functions that make SQL and read rows. What others do is told without the values in their queries.
+Pure functions that return SQL and read rows. Other sessions' queries are shown without the values in them.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ if TYPE_CHECKING:
 _QUERY_WIDTH = 120
 _MOST = 5
 
-# Whoever holds one of these, or stands in line for it, keeps others from reading or writing the table.
+# A session that holds one of these, or queues for it, keeps others from reading or writing the table.
 _STRONG = "('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')"
 
-# Whoever has locked or changed a row holds one of these.
+# A session that has locked or changed a row holds one of these.
 _WEAK = "('RowShareLock', 'RowExclusiveLock')"
 _ANY = "('AccessShareLock', 'RowShareLock', 'RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareRowExclusiveLock')"
 
 
 class Wait(NamedTuple):
-    """A backend's wait for a lock, as it was seen at one moment."""
+    """A backend's wait for a lock, as seen at one moment."""
 
     began: str
-    """When, by the server's clock in microseconds: this tells one wait from the next. Empty before PostgreSQL 14."""
+    """When it began, in microseconds by the server's clock; it identifies the wait. Empty before PostgreSQL 14."""
     seconds: float
-    """For how long so far; 0 before PostgreSQL 14."""
+    """How long it has lasted so far; 0 before PostgreSQL 14."""
     mode: str
-    """As in AccessExclusiveLock."""
+    """Such as AccessExclusiveLock."""
     target: str
-    """The table, or else what kind of thing is locked."""
+    """The table; if it is not a table, the kind of lock."""
     in_the_way: bool
-    """Whether others have to wait meanwhile: the migration holds a lock that keeps them out of a table, or it stands
-    in line for one."""
+    """Whether others must wait at the same time, because the migration holds a lock that keeps them out of a table, or
+    queues for one."""
 
 
 class Waits:
     """The time that one transaction has spent waiting for locks while others waited behind it.
 
-    Seen from outside, in samples: what has begun and ended between two of them is missed, and of the others the time
-    after the last sample. So the sum is never more than it really was.
+    It is measured from outside, in samples. A wait that begins and ends between two samples is missed; for others, the
+    time after the last sample is. So the sum is never larger than the real time.
     """
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Start with no waits."""
         self._over = 0.0
         self._began: str | None = None
         self._first_seen = 0.0
@@ -65,7 +65,7 @@ class Waits:
         return self._over + self._current
 
     def seen(self, wait: Wait | None, now: float) -> None:
-        """Take a sample: the wait at the moment `now` (in seconds, of a clock that nobody sets), or None."""
+        """Add a sample: the wait at the moment `now` (seconds on a monotonic clock), or None."""
         if wait is None or wait.began != self._began:
             self._over += self._current
             self._current = 0.0
@@ -76,41 +76,41 @@ class Waits:
 
 
 class Blocker(NamedTuple):
-    """A session, or a prepared transaction, that holds the lock or stands before us in the line."""
+    """A session, or a prepared transaction, that holds the lock or is ahead of us in the queue."""
 
     pid: int
     """0 for a prepared transaction."""
     user: str | None
     application: str | None
     transaction_s: int | None
-    """For how long its transaction is open; None if none is, or if we may not know."""
+    """How long its transaction has been open; None if none is open, or if we may not see that."""
     state: str | None
-    """As in `idle in transaction`; None if we may not know."""
+    """Such as `idle in transaction`; None if we may not see that."""
     waits: bool
-    """Whether it waits for a lock itself."""
+    """Whether it is waiting for a lock itself."""
     query: str
     kind: str | None
-    """As in `autovacuum worker`; None for a prepared transaction."""
+    """Such as `autovacuum worker`; None for a prepared transaction."""
     gid: str | None
-    """A prepared transaction's name."""
+    """The name of a prepared transaction."""
 
     @property
     def name(self) -> str:
-        """The shortest that tells which one it is."""
+        """The shortest text that identifies it."""
         return f"prepared transaction {self.gid!r}" if self.gid is not None else f"backend {self.pid}"
 
     @property
     def short(self) -> str:
-        """Which one it is, and whose."""
+        """Its name, user and application."""
         whose = ", ".join(part for part in (self.user, self.application) if part)
         return f"{self.name} ({whose})" if whose else self.name
 
     def words(self) -> str:
-        """Return all that is known about it."""
+        """Return everything that is known about it."""
         if self.gid is not None:
             return f"{self.name} ({self.user}, prepared {self.transaction_s} s ago)"
         if self.state is None and self.kind is None:
-            # What others do is shown to their own role, to its members, and to pg_read_all_stats.
+            # PostgreSQL shows what a session does to its own role, to members of that role, and to pg_read_all_stats.
             return f"{self.name} ({self.user or 'unknown'}; this user may not see what it is doing)"
         # PostgreSQL's own processes have no user.
         who = [self.user, self.application or "no application name"] if self.user else [self.kind]
@@ -136,9 +136,9 @@ class Blocker(NamedTuple):
 
 
 def waiting(backend_pid: int, server_version: int) -> str:
-    """Return the query for what a backend waits for, of at most one row for `read_wait`.
+    """Return the query for a backend's wait, of at most one row; `read_wait` reads it.
 
-    It is asked several times a second: the list of all locks is read only if the backend does wait.
+    It runs several times a second, so it only reads the list of all locks if the backend is waiting.
     """
     since = "l.waitstart" if server_version >= 140000 else "NULL::timestamptz"
     return f"""
@@ -159,7 +159,7 @@ def waiting(backend_pid: int, server_version: int) -> str:
 
 
 def read_wait(rows: list[Row]) -> Wait | None:
-    """Return what `waiting` has found."""
+    """Read the result of `waiting`; None if the backend does not wait."""
     if not rows:
         return None
     began, seconds, mode, target, in_the_way = rows[0]
@@ -167,10 +167,10 @@ def read_wait(rows: list[Row]) -> Wait | None:
 
 
 def cancel(backend_pid: int, wait: Wait) -> str:
-    """Return the statement that cancels what a backend does if it still waits for that very lock.
+    """Return the statement that cancels a backend's query if it is still in the same wait.
 
-    The question and the signal are one statement of the server's, so there is next to no time between them. It
-    returns a row if the signal was sent.
+    The server checks and sends the signal in one statement, with almost no time in between. It returns a row if the
+    signal was sent.
     """
     same = f"AND (extract(epoch FROM l.waitstart) * 1000000)::bigint = {wait.began}" if wait.began else ""
     return (
@@ -180,10 +180,10 @@ def cancel(backend_pid: int, wait: Wait) -> str:
 
 
 def blocking(backend_pid: int) -> str:
-    """Return the query for who keeps a backend waiting, for `read_blockers`; the longest transaction first.
+    """Return the query for the sessions that keep a backend waiting, the longest transaction first.
 
-    The server takes parallel workers for the backend that they work for, and a prepared transaction, which has no
-    backend, for number 0 (documentation, "System Information Functions").
+    `read_blockers` reads it. The server reports the leader of parallel workers instead of the workers, and pid 0 for a
+    prepared transaction, which has no backend (PostgreSQL's documentation, "System Information Functions").
     """
     columns: tuple[str, ...] = ("locktype", "database", "relation", "page", "tuple", "virtualxid", "transactionid")
     columns += ("classid", "objid", "objsubid")
@@ -213,12 +213,12 @@ def blocking(backend_pid: int) -> str:
 def locking(
     schema: str, tables: Sequence[str], rows_of: Sequence[str] = (), ours: str = "", *, readers: bool = False
 ) -> str:
-    """Return the query for who keeps others out of these tables, for `read_blockers`.
+    """Return the query for the sessions that keep others out of these tables; `read_blockers` reads it.
 
-    That is whoever has a strong lock on one of them, or stands in line for it, and who keeps those waiting. With
-    `rows_of`, also who has locked or changed a row of one of those; sessions whose names begin with `ours` do that all
-    the time, and do not count there. `readers`: who only reads them counts as well. Whoever does not wait for others
-    comes first, and of those the longest transaction.
+    These are sessions that hold a strong lock on one of them or queue for one, and the sessions that these wait for.
+    `rows_of`: include sessions that have locked or changed a row of one of these tables, except those whose names begin
+    with `ours`, which do so all the time. `readers`: include sessions that only read them. Sessions that do not wait
+    come first, and among those the longest transaction.
     """
     named = ", ".join(map(literal, tables))
     rows = ""
@@ -258,7 +258,7 @@ def locking(
 
 
 def read_blockers(rows: list[Row]) -> tuple[Blocker, ...]:
-    """Return what `blocking` has found."""
+    """Read the result of `blocking` or `locking`."""
     return tuple(
         Blocker(
             pid=int(pid or 0),
@@ -286,8 +286,8 @@ def blocker_fields(blocker: Blocker) -> dict[str, object]:
     }
 
 
-# What has to be known of PostgreSQL's lexical rules (scan.l) to tell values from the rest. The server cuts a long
-# query off (track_activity_query_size), so whatever is open at the end goes to the end.
+# As much of PostgreSQL's lexical rules (scan.l) as is needed to recognize values. The server truncates a long query
+# (track_activity_query_size), so a value that is open at the end extends to the end.
 _TOKEN = re.compile(
     r"""
       (?P<line> --[^\n\r]*+ )
@@ -304,7 +304,7 @@ _COMMENT_EDGE = re.compile(r"/\*|\*/")
 
 
 def without_literals(query: str) -> str:
-    """Return a query for a log: one line, cut, and its values and comments left out, as they are somebody else's."""
+    """Return a query for the log: on one line, shortened, and without its values and comments, which may be private."""
     kept: list[str] = []
     pos = 0
     while found := _TOKEN.match(query, pos):
@@ -323,15 +323,15 @@ def without_literals(query: str) -> str:
 
 
 def _may_go_on(value: str) -> bool:
-    r"""Tell whether a string may end elsewhere: with `standard_conforming_strings` off, \' does not end one.
+    r"""Tell whether a string may end elsewhere: with `standard_conforming_strings` off, \' does not end it.
 
-    That is a setting of the session whose query it is, and cannot be known here.
+    The setting of the other session cannot be known here.
     """
     return value.startswith("'") and r"\'" in value
 
 
 def _comment_end(query: str, start: int) -> int:
-    """Return the offset after the comment that begins at `start`. Comments nest; one that is cut off has no end."""
+    """Return the offset after the comment that begins at `start`. Comments nest; a truncated one extends to the end."""
     depth = 0
     for edge in _COMMENT_EDGE.finditer(query, start):
         depth += 1 if edge[0] == "/*" else -1

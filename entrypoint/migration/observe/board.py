@@ -1,7 +1,7 @@
-"""What is going on at this moment, for whoever shows it: those who migrate and the watcher write, a progress bar reads.
+"""What this process is doing at the moment. The code that migrates and the watcher write it; a progress bar reads it.
 
-A probe's answer is brought up to date with it (`entrypoint.phase`). Each value is replaced as a whole, so that another
-thread always reads a consistent one.
+Each change also updates the answers to probes (`entrypoint.phase`). A value is always replaced, never modified, so that
+another thread reads a consistent one.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ class Activity(NamedTuple):
     """Counted from 1."""
     statements: int
     lock_patience: float | None
-    """For how many seconds the transaction may wait for locks in all; None if nobody has set a limit to that."""
+    """How many seconds the transaction may wait for locks in total; None if there is no limit."""
     transaction: int = 0
-    """Tells one transaction of an attempt from the next; 0 if the file is sent as a whole, in one."""
+    """A different number for each transaction of an attempt; 0 if the whole file is one transaction."""
     retry: str = ""
-    """Nothing is being done, until the next attempt: why, and when that will be."""
+    """While nothing runs: why, and when the next attempt is."""
     walk: Walked | None = None
-    """Of a file that runs in batches: how far it is."""
+    """How far a file that runs in batches is."""
 
     @property
     def or_later(self) -> bool:
-        """Whether it may be a later statement: PostgreSQL sends the small results of a whole file together."""
+        """Whether it may be a later statement: PostgreSQL buffers small results, and sends them together."""
         return self.transaction == 0 and self.statement < self.statements
 
     def words(self) -> str:
-        """Return which statement it is, of how many."""
+        """Return the number of the statement and the total, in words."""
         return f"statement {self.statement}{' or later' if self.or_later else ''} of {self.statements}"
 
     def same_transaction(self, other: Activity | None) -> bool:
@@ -53,7 +53,7 @@ class Activity(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What the watcher has last seen of an activity."""
+    """What the watcher last saw of an activity."""
 
     activity: Activity
     progress: Progress | None
@@ -64,50 +64,50 @@ class Board:
     """One process's migrations, from the first to the last."""
 
     def __init__(self, pending: int) -> None:
-        """Begin with so many files pending, and none done."""
+        """Start with `pending` files, and none done."""
         self.done = 0
         self.pending = pending
-        """How many there are to do, with those that are done."""
+        """How many files there are in this run, including those that are done."""
         self.activity: Activity | None = None
         self.seen: Seen | None = None
         self.running = ""
-        """The command line of another migration tool, while that runs."""
+        """The command line of another migration tool, while it runs."""
         self.waiting_for = ""
-        """Who holds the migration lock, while that is somebody else."""
+        """The holder of the migration lock, while we wait for it."""
 
     def wait_for(self, holder: str, *, pending: int, version: int | None) -> None:
-        """Say who holds the lock while we wait, in words, and what is known of the schema meanwhile."""
+        """Show that we wait for the lock's `holder` (in words), and the schema's state."""
         phase.enter(phase.WAITING, held_by=holder, pending=pending, version=version)
         self.waiting_for = holder
 
     def back_up(self) -> None:
-        """Say that a backup is taken."""
+        """Show that a backup is being taken."""
         phase.enter(phase.BACKING_UP)
 
     def know(self, *, version: int | None, latest: int | None, pending: int) -> None:
-        """Say what is known of the schema, now that nobody else can change it."""
+        """Show the schema's state, now that we hold the lock."""
         phase.know(version=version, latest=latest, pending=pending)
 
     def begin(self, file: str) -> None:
-        """Say which file is next."""
+        """Show which file is next."""
         phase.enter(phase.MIGRATING, file=file)
 
     def run(self, command: str) -> None:
-        """Say that another migration tool runs, which comes after all files."""
+        """Show that another migration tool runs. It runs after all files."""
         self.activity, self.running = None, command
         phase.enter(phase.MIGRATING, file=command)
 
     def work_on(self, activity: Activity) -> None:
-        """Say which statement is next."""
+        """Show which statement is next."""
         self.activity = activity
         phase.enter(phase.MIGRATING, file=activity.file, statement=activity.statement, statements=activity.statements)
 
     def block(self, activity: Activity, backends: Sequence[int]) -> None:
-        """Say which backends hold the lock that a statement waits for; none if it does not wait."""
+        """Show which backends block a statement; an empty list if it does not wait."""
         phase.blocked(activity.file, activity.statement, backends)
 
     def finish(self, version: int | None) -> None:
-        """Say that one more file is done; with the migration's number, if it is one that is in now."""
+        """Count one more file as done; `version`: its number if it has been applied, None if it has been reversed."""
         self.done += 1
         if version is not None:
             phase.one_more(version)

@@ -1,6 +1,6 @@
-"""How far standbys are behind, in bytes that they have still to replay. Pure functions.
+"""How far standbys are behind, in bytes that they still have to replay. Pure functions.
 
-What a replication slot says is not asked: it said 0 while 92 MB were still to be replayed.
+Replication slots are not used: one reported 0 while 92 MB were still to be replayed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ class Lag(NamedTuple):
 
 
 def lag_query() -> str:
-    """Return the query for what follows this server; `read_lag` reads its answer.
+    """Return the query for this server's standbys and subscribers; `read_lag` reads its answer.
 
-    Who may not see it gets rows of NULL. A backup that is being taken replays nothing.
+    A user without the privilege to see them gets rows of NULL. A base backup in progress does not count: it does not
+    replay.
     """
     return (
         "SELECT r.state IS NOT NULL, coalesce(nullif(r.application_name, ''), 'a standby'), "
@@ -34,7 +35,7 @@ def lag_query() -> str:
 
 
 def read_lag(rows: list[Row]) -> Lag:
-    """Return what `lag_query` has found."""
+    """Read the result of `lag_query`."""
     if any(seen != "t" for seen, _, _ in rows):
         return Lag(known=False)
     behind = [(int(bytes_), name or "") for _, name, bytes_ in rows if bytes_ is not None]

@@ -1,7 +1,7 @@
-"""What PostgreSQL knows about a long statement: its command, its phase, and how much of that is done.
+"""What PostgreSQL reports about a long statement: its command, its phase, and how much of the phase is done.
 
-Pure functions around the views `pg_stat_progress_*`. Of these only columns that PostgreSQL 14 to 19 have in common
-are read (vacuum's counts of dead tuples, for example, have other names since 17).
+Pure functions around the views `pg_stat_progress_*`. They only read columns that exist in PostgreSQL 14 to 19. (The
+counts of dead tuples in vacuum, for example, have other names since 17.)
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _REWRITTEN = (
     "NULL::bigint",
     "NULL::bigint",
 )
-# Each view with its command, phase, and up to two pairs of what is done and how much there is. The first pair that
-# is known and not finished counts.
+# Each view with its command, its phase, and up to two pairs of amounts, done and total. The first pair that is known
+# and not finished counts.
 _VIEWS = (
     (
         "pg_stat_progress_create_index",
@@ -54,7 +54,7 @@ _VIEWS = (
     ),
     ("pg_stat_progress_cluster", "command", "phase", _REWRITTEN),
     ("pg_stat_progress_repack", "command", "phase", _REWRITTEN),
-    # COPY has no phases, and no total where it reads from a program.
+    # COPY has no phases, and no total if it reads from a program.
     (
         "pg_stat_progress_copy",
         "command",
@@ -63,10 +63,10 @@ _VIEWS = (
     ),
 )
 _SINCE = {"pg_stat_progress_copy": 140000, "pg_stat_progress_repack": 190000}
-# Since then it shows what its successor shows, with a REPACK under an older command's name.
+# Since version 19, this view shows the same as its successor, but a REPACK under the name of an older command.
 _BEFORE = {"pg_stat_progress_cluster": 190000}
 
-# In these phases the counters are still those of the phase before.
+# In these phases, the counters are still those of the previous phase.
 _UNCOUNTED = ("waiting", "sorting", "initializing")
 
 
@@ -74,13 +74,13 @@ class Progress(NamedTuple):
     """How far a command is."""
 
     command: str
-    """As in CREATE INDEX CONCURRENTLY."""
+    """Such as CREATE INDEX CONCURRENTLY."""
     relation: str | None
-    """The table; None if nobody else can see it yet."""
+    """The table; None if other sessions cannot see it yet."""
     phase: str | None
     """In PostgreSQL's words."""
     percent: int | None
-    """Of the phase; None if it is not known how much there is."""
+    """How much of the phase is done; None if the total is unknown."""
 
     def words(self) -> str:
         """Return it as one clause: CREATE INDEX on orders: building index: scanning table, 42 %."""
@@ -91,24 +91,24 @@ class Progress(NamedTuple):
 
 
 class Walked(NamedTuple):
-    """How far a file is that runs in batches."""
+    """How far a file that runs in batches is."""
 
     progress: Progress
-    """The percentage is of the whole file."""
+    """Its percentage refers to the whole file."""
     rows: int
     batches: int
     seconds_left: int | None
-    """None if nobody knows."""
+    """None if unknown."""
 
     def fields(self) -> dict[str, object]:
-        """Return what the log and the lock's row say beside the progress."""
+        """Return what the log and the lock's row say in addition to the progress."""
         return {"rows": self.rows, "batches": self.batches, "seconds_left": self.seconds_left}
 
 
 def query(backend_pid: int, server_version: int) -> str:
-    """Return the query for what a backend is at, of at most one row for `read`.
+    """Return the query for a backend's progress, of at most one row; `read` reads it.
 
-    A parallel command's workers report to the backend that they work for, so its own row is all there is.
+    Parallel workers report through their leader, so there is only one row.
     """
     return (
         " UNION ALL ".join(
@@ -122,7 +122,7 @@ def query(backend_pid: int, server_version: int) -> str:
 
 
 def standby(backend_pid: int) -> str:
-    """Return the query that has `synchronous_standby_names` if a backend's COMMIT waits for one of them."""
+    """Return the query that returns `synchronous_standby_names` if a backend's COMMIT waits for one of them."""
     return (
         "SELECT pg_catalog.current_setting('synchronous_standby_names') "
         f"FROM pg_catalog.pg_stat_get_activity({backend_pid}) a WHERE a.wait_event = 'SyncRep'"
@@ -130,7 +130,7 @@ def standby(backend_pid: int) -> str:
 
 
 def read(rows: list[Row]) -> Progress | None:
-    """Return what `query` has found, if the backend is at a command that reports its progress."""
+    """Read the result of `query`; None if the backend's command does not report progress."""
     if not rows:
         return None
     command, relation, phase, *counters = rows[0]
@@ -141,8 +141,8 @@ def read(rows: list[Row]) -> Progress | None:
 def percent(phase: str | None, pairs: tuple[tuple[int | None, int | None], ...]) -> int | None:
     """Return how much of a phase is done, from 0 to 100, by the first of the `pairs` that is not finished.
 
-    A pair is what is done and how much there is. None if it is not known how much there is: a total of 0 means that,
-    and so does a phase that counts nothing.
+    A pair is the amount done and the total. Returns None if the total is unknown, which a total of 0 also means, or if
+    the phase counts nothing.
     """
     if phase is not None and any(word in phase for word in _UNCOUNTED):
         return None
@@ -155,7 +155,7 @@ def percent(phase: str | None, pairs: tuple[tuple[int | None, int | None], ...])
 
 
 def describe(detail: Mapping[str, object]) -> str:
-    """Return in words what the lock's row says about the holder's statement, to follow "statement 2 of 3"."""
+    """Return what the lock's row says about the holder's statement, in words that follow "statement 2 of 3"."""
     text = " or later" if detail.get("or_later") else ""
     text += f", for {detail['seconds']} s" if "seconds" in detail else ""
     if detail.get("command"):

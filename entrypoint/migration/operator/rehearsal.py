@@ -303,7 +303,7 @@ class Rehearser(Leader):
             except ConnectionLostError as lost:
                 spot = spot_of(trial.task or tasks[0])
                 tasks[0].watcher.stand_down()
-                self._see_what_is_in(trial.task or tasks[0], trial.trace)
+                self._raise_if_committed(trial.task or tasks[0], trial.trace)
                 raise self._explain(trial.task or tasks[0], lost, spot) from lost
             finally:
                 trial.undo()

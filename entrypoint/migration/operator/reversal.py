@@ -14,7 +14,7 @@ from entrypoint.errors.migration import MigrationError
 from entrypoint.errors.operator import LedgerChangedError
 from entrypoint.migration.apply.leader import Leader
 from entrypoint.migration.apply.migrator import under_lock
-from entrypoint.migration.apply.standing import BETRAYAL
+from entrypoint.migration.apply.standing import ENDED_TRANSACTION
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import COMPLETED, FAILED
@@ -150,7 +150,7 @@ def _reverse_files(migrations: Directory) -> tuple[dict[int, MigrationFile], lis
 
 def _left_nothing(row: LedgerRow, migration: MigrationFile | None, *, escapes: bool) -> bool:
     """Tell whether a migration that failed left nothing behind, as one that runs in a transaction does."""
-    if migration is None or BETRAYAL in (row.error_message or "") or stopped_at(row.error_message or ""):
+    if migration is None or ENDED_TRANSACTION in (row.error_message or "") or stopped_at(row.error_message or ""):
         return False
     walk = walk_in(row.error_message)
     if walk is not None and walk.batches:
