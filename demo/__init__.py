@@ -1,1 +1,1 @@
-"""The demonstration: an embedded PostgreSQL, three replicas of a small application, and what they print."""
+"""The demonstration: an embedded PostgreSQL, three replicas of a small application, and their output."""

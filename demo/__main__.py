@@ -1,7 +1,7 @@
-"""`python -m demo`: three replicas start at once on one empty database, and everything is checked.
+"""`python -m demo`: three replicas start at once on an empty database, and everything is checked.
 
-The acts are in `perform`, in their order; `Checks` collects what was promised and whether it was kept. The
-exit code is 0 only if all of it was.
+`perform` has the acts in order. `Checks` collects the promises, and whether each was kept. The exit code is 0 only if
+all were.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ STORIES = {
     "up_to_date": "found nothing left to do",
 }
 
-# What a developer has set for other work must not reach the demonstration.
+# Variables that a developer has set for other work must not affect the demonstration.
 FOREIGN = ("PG", "DATABASE_URL", "MIGRATION", "AUTO_MIGRATE", "DB_CONNECT_", "ENTRYPOINT_")
 
-# What can go wrong apart from a promise that does not hold. Anything else is a mistake of ours: a traceback.
+# Errors that can occur apart from a broken promise. Anything else is a bug of ours, and shows a traceback.
 TROUBLE = (
     ReplicaError,
     ServerError,
@@ -81,32 +81,32 @@ class Applied(NamedTuple):
 
 
 class Checks:
-    """What the demonstration promises, each with whether it held."""
+    """The demonstration's promises, and whether each was kept."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start with none."""
         self.results: list[tuple[str, bool]] = []
 
     def expect(self, claim: str, actual: object, expected: object) -> None:
-        """Note whether `actual` is as expected; if not, the claim says what it was instead."""
+        """Record whether `actual` is as expected. If not, the claim says what it is instead."""
         holds = actual == expected
         self.results.append((claim if holds else f"{claim}: no, {actual!r} instead of {expected!r}", holds))
 
     def fail(self, problem: str) -> None:
-        """Note what made further checks impossible."""
+        """Record a problem that made further checks impossible."""
         self.results.append((problem, False))
 
     @property
     def all_held(self) -> bool:
-        """Return whether every promise was kept, and at least one was made."""
+        """Whether every promise was kept, and there was at least one."""
         return bool(self.results) and all(holds for _, holds in self.results)
 
 
 class Demonstration:
-    """The acts, and what they share."""
+    """The acts, and the state that they share."""
 
     def __init__(self, screen: Screen, server: Server, checks: Checks) -> None:
-        """Gather what all acts need; `server` is running."""
+        """Prepare what all acts need; `server` must be running."""
         self.screen = screen
         self.server = server
         self.checks = checks
@@ -121,7 +121,7 @@ class Demonstration:
         }
 
     def perform(self) -> None:
-        """Play all acts in their order."""
+        """Perform all acts in order."""
         mark = self.prepare()
         with ExitStack() as stack:
             replicas = self.start_together(stack)
@@ -134,7 +134,7 @@ class Demonstration:
         self.read_log(mark)
 
     def prepare(self) -> int:
-        """Make the empty database; return where the server's log stood then."""
+        """Create the empty database; return the size of the server's log at that time."""
         self.server.create_database(DATABASE)
         with self.server.connect() as connection:
             version = connection.info.parameter_status("server_version")
@@ -144,7 +144,7 @@ class Demonstration:
         return self.server.log_size()
 
     def replica(self, name: str, argv: Sequence[str], port: int) -> Replica:
-        """Start a program whose lines appear with its name in front."""
+        """Start a program; its lines are shown after its name."""
         prefix = self.screen.paint(f"{name:>11} |", COLOURS[name])
         return Replica(
             name,
@@ -156,7 +156,7 @@ class Demonstration:
         )
 
     def start_together(self, stack: ExitStack) -> list[Replica]:
-        """Start the three replicas, all at once; they end with the block of `stack`."""
+        """Start the three replicas at once; `stack` ends them."""
         self.screen.heading("Three replicas start at the same moment")
         self.screen.command("entrypoint run -- python demo/app.py")
         return [
@@ -165,7 +165,7 @@ class Demonstration:
         ]
 
     def compare(self, replicas: list[Replica], answers: list[Answer]) -> None:
-        """Show side by side what each application answered, and check it."""
+        """Show what each application answered, and check it."""
         self.screen.heading("Each application answers over HTTP, from tables that were not there before")
         for replica, answer in zip(replicas, answers, strict=True):
             outcome = f"{answer.outcome or 'no outcome':<10}"
@@ -229,7 +229,7 @@ class Demonstration:
         self.checks.expect("SIGTERM reaches each application, which ends with 0", codes, [0] * len(codes))
 
     def start_again(self, ledger: list[Applied]) -> None:
-        """Start one replica on the finished schema; time it beside the application alone."""
+        """Start one replica on the finished schema, and compare its time with the application alone."""
         self.screen.heading("The next start has nothing to do")
         port, port_alone = free_ports(2)
         self.screen.command("entrypoint run -- python demo/app.py")
@@ -264,13 +264,13 @@ class Demonstration:
         self.checks.expect("at the latest version", status.get("currentVersion"), self.latest)
 
     def read_log(self, mark: int) -> None:
-        """Check what the server has written since `mark`."""
+        """Check what the server has logged since `mark`."""
         log = self.server.log_text(mark).splitlines()
         faults = [line for line in log if any(f"{word}: " in line for word in ("ERROR", "FATAL", "PANIC"))]
         self.checks.expect("PostgreSQL's own log holds no error", faults, [])
 
     def run(self, *arguments: str) -> str:
-        """Run one of our commands to its end, check its exit code, and return what it wrote."""
+        """Run one of our commands, check its exit code, and return its output."""
         done = subprocess.run(
             [*ENTRYPOINT, *arguments],
             env=self.environ,
@@ -288,29 +288,29 @@ class Demonstration:
 
 
 def answers_on(port: int) -> bool:
-    """Return whether anybody listens on the port."""
+    """Tell whether anything listens on the port."""
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) == 0
 
 
 class Interrupted(KeyboardInterrupt):
-    """Somebody wants us to end: Ctrl-C, a SIGTERM, or the terminal has gone."""
+    """We should end: because of Ctrl-C, SIGTERM, or a closed terminal."""
 
     def __init__(self, number: int) -> None:
-        """Keep the signal's number for the exit code."""
+        """Take the signal's number, for the exit code."""
         super().__init__()
         self.number = number
 
 
 def interrupt(number: int, _frame: FrameType | None) -> None:
-    """Turn the first signal into an exception, so that every block on the way out tidies up, undisturbed."""
+    """Turn the first signal into an exception, so that everything is cleaned up. Later signals are ignored."""
     for other in ENDINGS:
         signal.signal(other, signal.SIG_IGN)
     raise Interrupted(number)
 
 
 def main() -> int:
-    """Play the demonstration; return the exit code."""
+    """Run the demonstration; return the exit code."""
     screen = Screen(sys.stdout, os.environ)
     for number in ENDINGS:
         signal.signal(number, interrupt)

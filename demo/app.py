@@ -1,7 +1,7 @@
-"""A small web application, to stand behind `entrypoint run --`: it answers from tables that migrations made.
+"""A small web application for `entrypoint run --`. It answers from tables that migrations have created.
 
-It knows nothing of migrations and imports nothing of ours. What it reads besides its own settings (PORT,
-DATABASE_URL, REPLICA) are the three variables that `entrypoint run` adds for whoever wants to know.
+It does not know about migrations, and imports nothing from this project. Besides its own settings (PORT, DATABASE_URL,
+REPLICA), it reads the three variables that `entrypoint run` adds for applications that are interested.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ INVENTORY = """
 
 
 def inventory() -> dict[str, object]:
-    """Read what the page shows, on a connection of its own: this application has one visitor."""
+    """Read what the page shows, on a new connection each time: this application has only one visitor."""
     with psycopg.connect(os.environ.get("DATABASE_URL", ""), connect_timeout=5) as connection:
         companies, devices, names = connection.execute(INVENTORY).fetchall()[0]
     return {"companies": companies, "devices": devices, "names": names}
 
 
 def identity() -> dict[str, object]:
-    """Tell which process this is and what it was told about its start; None for what it was not told."""
+    """Return which process this is, and what it knows about its start; None for unknown values."""
     version = os.environ.get("ENTRYPOINT_SCHEMA_VERSION")
     return {
         "replica": os.environ.get("REPLICA"),
@@ -44,11 +44,11 @@ def identity() -> dict[str, object]:
 class Page(BaseHTTPRequestHandler):
     """Answers `GET /` with JSON."""
 
-    # Somebody who connects and sends nothing must not hold up the end of the program for long.
+    # A client that connects and sends nothing must not delay the end of the program for long.
     timeout = 2
 
     def do_GET(self) -> None:
-        """Answer with the inventory, or with 503 and the reason if the database has none to give."""
+        """Answer with the inventory, or with 503 and the reason if the database cannot be read."""
         if self.path != "/":
             self.send_error(404)
             return
@@ -64,23 +64,23 @@ class Page(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
-        """Write no line for each request."""
+        """Do not log requests."""
 
 
 class Server(ThreadingHTTPServer):
-    """A thread for each request; closing it waits for those that are being answered."""
+    """Uses a thread for each request. Closing it waits for requests in progress."""
 
     daemon_threads = False
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT, then finish what is being answered and end with 0."""
-    # Waited for, not handled: a handler runs between two steps of the main thread, and one that is about to wait for
-    # an event takes none. Blocked before there are threads, which inherit that.
+    """Serve until SIGTERM or SIGINT, then finish the requests in progress and exit with 0."""
+    # Signals are waited for, not handled: a handler only runs between two steps of the main thread, and would not run
+    # while that waits for an event. They are blocked before threads start, which inherit the mask.
     ends = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
 
-    # Only this machine: it is a demonstration. In a container it would be 0.0.0.0.
+    # Only on this machine, as this is a demonstration. In a container, it would be 0.0.0.0.
     with Server(("127.0.0.1", int(os.environ["PORT"])), Page) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
         print(f"application: pid {os.getpid()} listens on port {server.server_port}", file=sys.stderr)

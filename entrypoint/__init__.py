@@ -1,3 +1,3 @@
-"""Wait for PostgreSQL, bring its schema up to date exactly once, and become the application."""
+"""Wait for PostgreSQL, bring its schema up to date exactly once, and exec the application."""
 
 __version__ = "0.1.0"

@@ -1,14 +1,14 @@
-"""argv and environment in, exit code out. The only place that turns errors into exit codes."""
+"""The main program: argv and environment in, exit code out. Only this module maps errors to exit codes."""
 
 from __future__ import annotations
 
 import gc
 
-# A start allocates much and frees little: the collector's rounds are a tenth of its time (docs/startup-cost.md).
-# Where there is more to do than a first look, it is switched on again.
+# A start allocates much memory and frees little; the garbage collector would take a tenth of its time
+# (docs/startup-cost.md). It is switched on again if there is more to do than a first look.
 gc.disable()
 
-import os  # noqa: E402 - after the line above, which is about the imports
+import os  # noqa: E402 - after the line above, which should affect the imports
 import sys  # noqa: E402
 
 from entrypoint import handover, signals  # noqa: E402
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from entrypoint.errors import EntrypointError
     from entrypoint.startup import Outcome
 
-# sysexits.h, as far as it has a name for it.
+# From sysexits.h where it has a suitable code.
 USAGE = 64
 BAD_FILES = 65
 UNAVAILABLE = 69
@@ -36,9 +36,9 @@ def main() -> NoReturn:
     inherited = handover.inherit()
     signals.install()
     try:
-        # A copy: each look into `os.environ` itself encodes a name, and there are a hundred.
+        # A copy: each lookup in `os.environ` itself encodes the name, and there are a hundred lookups.
         code = run_command(sys.argv[1:], dict(os.environ), inherited)
-        signals.raise_received()  # Its exception may have been replaced by an error of the clean-up.
+        signals.raise_received()  # An error during clean-up may have replaced its exception.
     except signals.Interrupted as interrupted:
         code = _interrupted(interrupted)
     except SystemExit as end:  # argparse's, after --help and --version
@@ -49,8 +49,7 @@ def main() -> NoReturn:
 def _end(code: int) -> NoReturn:
     """End the process with `code`, even if nobody reads its output any more.
 
-    Not through the interpreter's own end: that waits for what threads are doing, and has an exit code of its own
-    for a broken pipe.
+    The interpreter's normal exit would wait for threads, and has a different exit code for a broken pipe.
     """
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -62,7 +61,7 @@ def _end(code: int) -> NoReturn:
 
 
 def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: handover.Inheritance) -> int:
-    """Do what `argv` asks for and return the exit code; `run` only returns if the application was not started."""
+    """Carry out the command in `argv`; return the exit code. `run` only returns if the application was not started."""
     if len(argv) > 1 and {*argv[:2]} == {"--no-color", "run"}:
         argv = ["run", *argv[2:]]
         environ = {**environ, "NO_COLOR": "1"}
@@ -94,9 +93,9 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: hand
 
 
 def _carry_out(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Do what a command that is not `run` is to do; return the exit code. Raises EntrypointError."""
+    """Carry out any command but `run`; return the exit code. Raises EntrypointError."""
     if [*argv] == ["migrate"]:
-        # As init containers and Jobs call it: without argparse, and without the modules of all other commands.
+        # The call of init containers and Jobs. It needs neither argparse nor the modules of all other commands.
         from entrypoint.commands.migrate import without_options
 
         return without_options(environ)
@@ -130,7 +129,7 @@ def _fail(error: EntrypointError, argv: Sequence[str]) -> int:
 
 
 def _end_of_container(error: EntrypointError, argv: Sequence[str]) -> int:
-    """Tell Kubernetes why, if it is the container's own program that fails; return the exit code."""
+    """Write the reason for Kubernetes, if this is a container's main program; return the exit code."""
     from entrypoint import termination
 
     if argv[:1] and argv[0] in termination.MAIN_PROGRAMS:
@@ -152,7 +151,7 @@ def _run(words: Sequence[str], environ: Mapping[str, str], inherited: handover.I
 
     outcome, exit_on_failure = prepare_for_application(environ)
     if outcome.name == "disabled":
-        # Nobody else has looked at the settings.
+        # Nothing else has checked the settings.
         from entrypoint import logs
 
         for fault in bad_log_settings:
@@ -170,7 +169,7 @@ def _run(words: Sequence[str], environ: Mapping[str, str], inherited: handover.I
 
 
 def _report(outcome: Outcome, command: str, environ: Mapping[str, str]) -> None:
-    """Tell who wants to know of it beside the readers of the log; nobody else pays for the module."""
+    """Write the reports that are configured besides the log. Without any, their module is not imported."""
     if environ.get("MIGRATION_FAILURE_COMMAND") or environ.get("MIGRATION_METRICS_FILE"):
         from entrypoint.reporting import report
 
@@ -178,7 +177,7 @@ def _report(outcome: Outcome, command: str, environ: Mapping[str, str]) -> None:
 
 
 def _tell_of_the_start(environ: Mapping[str, str]) -> None:
-    """Say that the application starts after a failure, and by whose wish."""
+    """Log that the application starts after a failure, and which setting says so."""
     from entrypoint import logs
 
     said = environ.get("MIGRATION_ON_FAILURE", "").strip()
@@ -212,7 +211,7 @@ def _become(command: Sequence[str], outcome: Outcome, inherited: handover.Inheri
 
 
 def _start_logging(words: Sequence[str], environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Start the log; return what is wrong with its settings. `words` may hold an address by mistake."""
+    """Start the log; return what is wrong with its settings. `words` may contain an address by mistake."""
     from entrypoint import logs
     from entrypoint.settings import read_log_settings, read_names, read_secrets, wants_colours
 
@@ -230,7 +229,7 @@ def _start_logging(words: Sequence[str], environ: Mapping[str, str]) -> tuple[st
 
 
 def _head_log(environ: Mapping[str, str]) -> None:
-    """Have the log begin with which database it is about, if a person reads it on a terminal; no other start pays."""
+    """Make the log begin with the database's name if it goes to a terminal. Otherwise nothing is imported for this."""
     from entrypoint import logs
 
     if logs.on_terminal():
@@ -240,12 +239,12 @@ def _head_log(environ: Mapping[str, str]) -> None:
 
 
 def _tell_misspelt(environ: Mapping[str, str]) -> None:
-    """Name variables that are nearly ours. A start that goes well does without: it is in a hurry."""
+    """Warn about variables whose names are nearly ours. A start that succeeds skips this, to save time."""
     from entrypoint import logs
     from entrypoint.settings.misspelt import misspelt
 
     for name, meant in misspelt(environ):
-        said = f"{foreign(name)} is set, and is no variable of this program. Did you mean {meant}?"
+        said = f"{foreign(name)} is set, but this program has no such variable. Did you mean {meant}?"
         logs.event(logs.WARNING, "configuration.misspelt", said, variable=foreign(name))
 
 

@@ -1,7 +1,7 @@
-"""Run a command that the environment names, to its end, within a time, and read what it prints, up to a limit.
+"""Runs a configured command with a time limit, and captures its output up to a size limit.
 
-It leads a session of its own. At the end of this, however that comes about, all of that session is killed: whatever a
-shell has left in the background would be the application's children.
+The command leads a new session. In the end, whatever happens, the whole session is killed: processes that a shell has
+left in the background would otherwise become children of the application.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 65_536
 _PIECE = 65_536
-# For what is still in the pipes when the command itself has ended: somebody in the background may hold them open.
+# Seconds to read the rest of the pipes after the command has ended. A background process may keep them open.
 _DRAINING = 0.1
 
 
@@ -34,27 +34,27 @@ class Ended(NamedTuple):
     """How a command ended."""
 
     code: int
-    """The exit code, -n after signal n."""
+    """The exit code; -n after signal n."""
     output: bytes
     complaints: bytes
     """What it wrote to stderr."""
 
     @property
     def how(self) -> str:
-        """The end in words."""
+        """How it ended, in words."""
         return f"signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
 
 
-class OutOfTime(Exception):  # noqa: N818 - a result, which becomes an error with words where they are known
+class OutOfTime(Exception):  # noqa: N818 - a result, which the caller turns into an error
     """The deadline has passed."""
 
 
 def run(
     argv: Sequence[str], deadline: Deadline, *, environ: Mapping[str, str] | None = None, data: bytes = b""
 ) -> Ended:
-    """Run `argv`, which reads `data`, until `deadline`; without `environ` it gets our environment.
+    """Run `argv` until `deadline`, with `data` on stdin. Without `environ`, it gets our environment.
 
-    Raises OSError if it cannot be started, OutOfTime, and what a signal raises.
+    Raises OSError if it cannot be started, OutOfTime, and Interrupted after a signal.
     """
     source = file_in_memory("input")
     process = None
@@ -62,9 +62,9 @@ def run(
         os.write(source, data)
         os.lseek(source, 0, os.SEEK_SET)
         try:
-            # A signal in the middle of Popen would raise before anybody knows the child.
+            # A signal in the middle of Popen would raise before we know the child.
             with signals_held_back():
-                process = subprocess.Popen(  # noqa: S603 - no shell, unless that is what the environment names
+                process = subprocess.Popen(  # noqa: S603 - no shell, unless one is configured
                     argv,
                     stdin=source,
                     stdout=subprocess.PIPE,
@@ -83,7 +83,7 @@ def run(
 
 def _read(process: subprocess.Popen[bytes], deadline: Deadline) -> tuple[bytes, bytes]:
     """Read both outputs until the command has ended. Raises OutOfTime."""
-    assert process.stdout is not None  # noqa: S101 - it was asked for
+    assert process.stdout is not None  # noqa: S101 - we asked for it
     assert process.stderr is not None  # noqa: S101 - as above
     pipes = process.stdout.fileno(), process.stderr.fileno()
     texts = {pipe: bytearray() for pipe in pipes}
@@ -95,7 +95,7 @@ def _read(process: subprocess.Popen[bytes], deadline: Deadline) -> tuple[bytes, 
     while left or not _has_ended(process):
         if until is deadline and _has_ended(process):
             until = deadline.within(_DRAINING)
-        # Without pipes to wait for, this only lets some time pass.
+        # Without pipes, this only sleeps.
         for pipe, _ in poll.poll(min(until.remaining(), SLICE if left else _DRAINING) * 1000):
             piece = os.read(pipe, _PIECE)
             texts[pipe] += piece[: _MOST_BYTES - len(texts[pipe])]
@@ -111,10 +111,10 @@ def _read(process: subprocess.Popen[bytes], deadline: Deadline) -> tuple[bytes, 
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Tell whether the command has ended, and leave it a zombie, so that its session's number remains its own.
+    """Tell whether the command has ended, without reaping it: as a zombie it keeps its session id from being reused.
 
-    Where the process ignores SIGCHLD, as daemons do and this inherits it, the kernel leaves none and forgets how it
-    ended: that counts as well, as it does for `subprocess`.
+    If SIGCHLD is ignored, which daemons do and pass on, the kernel leaves no zombie and forgets how the command ended.
+    That counts as ended, too, as for `subprocess`.
     """
     try:
         return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -123,7 +123,7 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the command's session, and let the kernel forget it."""
+    """Kill what is left of the command's session, and reap the command."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -133,7 +133,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def signals_held_back() -> Iterator[None]:
-    """Let the signals that would raise here (see signals.py) raise at the end; in other threads they never do."""
+    """Delay signals that would raise in this block (see signals.py) until its end. In other threads, none raises."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

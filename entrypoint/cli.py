@@ -1,4 +1,4 @@
-"""From argv to a command. `run` is parsed in `__main__`, which does without all of this."""
+"""Parses argv and runs the command. `__main__` itself parses `run`, and does not import this module for it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ Environment variables configure everything else: DATABASE_URL, MIGRATIONS_DIR an
 """
 
 
-# What other tools call it.
+# Names in other tools, and our command for the same.
 _ELSEWHERE = {
     **dict.fromkeys(("create", "generate", "add", "make", "revision"), "new"),
     **dict.fromkeys(("up", "apply", "upgrade", "deploy", "update"), "migrate"),
@@ -81,16 +81,16 @@ _ELSEWHERE = {
     **dict.fromkeys(("validate", "lint"), "check"),
 }
 _NEEDLESS = ("init", "setup")
-# What may stand in front of the command.
+# Options that may come before the command.
 _OF_ALL = ("-h", "--help", "-V", "--version", "--no-color")
-# Whose values are no addresses, and secrets as a whole.
+# Variables whose whole value is a secret.
 _SECRET_VARIABLES = ("PGPASSWORD", "PGSSLPASSWORD", "STATUS_TOKEN")
-# An option's name, without a value that is attached to it: -pPASSWORD, --pass:PASSWORD.
+# The name of an option, without a value attached to it: -pPASSWORD, --pass:PASSWORD.
 _OPTION = r"--[A-Za-z][\w-]*|-[^-]|-+"
 
 
 class _Once(argparse.Action):
-    """Stores a value, as argparse does, but not a second one in place of the first."""
+    """Stores a value, as argparse does, but refuses a second one."""
 
     def __call__(
         self,
@@ -108,12 +108,12 @@ class _Once(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Complains with this program's own error, and so with its exit code; takes no abbreviations."""
+    """Raises this program's own error, with its exit code, and accepts no abbreviations."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.register("action", None, _Once)
-        self.color = False  # Python 3.14 would decide about colours by rules of its own.
+        self.color = False  # Python 3.14 has different rules for colors.
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"ignored explicit argument .*", "it takes no value", message, flags=re.DOTALL)
@@ -122,8 +122,8 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message[:1].upper() + message[1:], remedy=_usage(self))
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Print help or version; argparse's own says nothing of a full disk, and ends as if all were well."""
-        del file  # Only an error would go to another one, and this parser's are raised.
+        """Print help or version. The original ignores a full disk, and exits with 0."""
+        del file  # Only errors would go to another file, and this parser raises them.
         if message:
             output.write(message)
 
@@ -133,7 +133,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if set(argv) <= {"--no-color"} and sys.stderr is not None and sys.stderr.isatty():
         sys.stderr.write(parser().format_help())
         return 64
-    # What may be an address where none belongs. Not of `run`: its words are the application's.
+    # A word may be an address in the wrong place. `run` does not come here: its words belong to the application.
     know_for_now(secret for word in argv for secret in _secrets_in(word))
     try:
         arguments = _parse(argv)
@@ -144,20 +144,20 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     except DeclinedError:
         return 64
     except BrokenPipeError:
-        return 0  # Whoever was reading has seen enough, as `status | head` does.
+        return 0  # The reader has seen enough, as in `status | head`.
 
 
 def _secrets_in(word: str) -> frozenset[str]:
-    """Return what must not be shown of a word of the command line that has a password where none belongs."""
+    """Return the secrets in a word of the command line that may be an address, or a secret variable's assignment."""
     value = word.partition("=")[2] if word.startswith("-") else word
     name, _, rest = value.partition("=")
     return secrets_of(value) | (frozenset((rest,)) if name in _SECRET_VARIABLES and rest else frozenset())
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Return what `argv` says. Raises UsageError, which names what is nearest to what nobody knows."""
+    """Parse `argv`. Raises UsageError, which suggests the nearest name for an unknown one."""
     top, commands = made()
-    if argv[-1:] == ["--"] or argv[:1] == ["--"]:  # The end of the options, and nothing behind it; or no option at all.
+    if argv[-1:] == ["--"] or argv[:1] == ["--"]:  # Nothing follows the end of the options, or no option comes first.
         argv = argv[:-1] if argv[-1:] == ["--"] else argv[1:]
     before = list(itertools.takewhile(lambda word: word.startswith("-"), argv))
     rest = argv[len(before) :]
@@ -195,9 +195,9 @@ def _refuse_options(
     top: argparse.ArgumentParser,
     commands: Mapping[str, argparse.ArgumentParser],
 ) -> None:
-    """Raise UsageError for an option that nobody knows, before argparse complains about what is missing.
+    """Raise UsageError for an unknown option, before argparse complains about what is missing.
 
-    `before`: the options in front of the command; `rest`: the command, with what follows it; the others as `made`.
+    `before`: the options before the command. `rest`: the command and what follows it. `top`, `commands`: from `made`.
     """
     if {"-h", "--help", "-V", "--version"}.isdisjoint(before) and (name := _unknown_option(before, _OF_ALL)):
         owners = [command for command, used in commands.items() if name in _options(used)]
@@ -217,7 +217,7 @@ def _refuse_options(
 def _unknown_option(words: Sequence[str], known: Collection[str]) -> str:
     """Return the name of the first option among `words` that is not `known`; empty if there is none."""
     for word in words:
-        # A single hyphen, a number and a text with blanks are no options: argparse takes them for arguments.
+        # To argparse, a single hyphen, a number and a text with blanks are arguments, not options.
         if len(word) < 2 or " " in word or not (found := re.match(_OPTION, word)) or word[1].isdecimal():
             continue
         if found[0] not in known:
@@ -231,13 +231,13 @@ def _options(used: argparse.ArgumentParser) -> frozenset[str]:
 
 
 def _usage(used: argparse.ArgumentParser) -> str:
-    """Return how a command is called, on one line: argparse folds it for a terminal."""
+    """Return a command's usage on one line; argparse wraps it for a terminal."""
     usage = " ".join(used.format_usage().split()).removeprefix("usage: ")
     return usage.replace(" [-h]", "").replace(" [--no-color]", "")
 
 
 def without_secrets(message: str, argv: Sequence[str]) -> str:
-    """Return argparse's `message` without secrets in the words that it quotes of the command line: the rest is ours."""
+    """Return argparse's `message` without secrets in the words that it quotes from the command line."""
     for word in sorted(argv, key=len, reverse=True):
         value = word.partition("=")[2] if word.startswith("-") else word
         if value in COMMANDS or foreign(value) == value:
@@ -254,7 +254,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def made() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """Return `parser`, and each command's own that belongs to it, in the order of the help."""
+    """Return the same parser, and those of its commands by name, in the order of the help."""
     top = _Parser(
         prog="entrypoint",
         description="Wait for PostgreSQL, bring its schema up to date exactly once, and exec the application.",
@@ -275,7 +275,7 @@ def made() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]
 
 
 def _add_no_color(to: argparse.ArgumentParser) -> None:
-    """Add the option that `__main__` has obeyed by now: it is about the log of this parser's own complaints, too."""
+    """Add the option to the help. `__main__` has already handled it, as it also affects errors of this parser."""
     to.add_argument(
         "--no-color", action="store_true", default=argparse.SUPPRESS, help="disable colors, like NO_COLOR=1"
     )

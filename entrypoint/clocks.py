@@ -1,4 +1,4 @@
-"""All the time of one start: for connecting, for waiting while others are in the way, and for the migrations."""
+"""The time limits of one start: for connecting, for waiting while others are in the way, and for the migrations."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ if TYPE_CHECKING:
 CONNECTING = "connecting"
 """Until the ledger has been read."""
 WAITING = "waiting"
-"""While others are in the way: the server has too many clients, the ledger is locked, somebody holds the lock."""
+"""While others are in the way: the server has too many clients, the ledger is locked, or somebody holds the lock."""
 
 
 class Clocks:
-    """As in chess: exactly one clock runs at any moment, and none is ever wound up again.
+    """As in chess, exactly one clock runs at any moment, and none ever gets more time.
 
-    One object per start, passed from step to step. So a start ends within the sum of what its clocks were given: for
-    connecting, for waiting, the common one for migrations, and those of files that declare a time-out
+    There is one object per start, passed from step to step. So a start ends within the sum of its clocks: for
+    connecting, for waiting, the common one for migrations, and those of files that declare a timeout
     (docs/decisions/0014 and 0027). The running clock can only be stopped for a while.
     """
 
     def __init__(
         self, seconds: float, clock: Callable[[], float] = monotonic, *, connecting: float = 0.0, waiting: float = 0.0
     ) -> None:
-        """Start the migrations' common clock, with so many `seconds`."""
+        """Start the common clock for migrations, with this many `seconds`."""
         self._clock = clock
         self._left: dict[Turn, float] = {CONNECTING: connecting, WAITING: waiting}
         self._turn: Turn = None
         self._stood_from = self._stands_until = float("-inf")
         self._stood = 0.0
         self.running = Deadline(seconds, clock)
-        """When the time of whoever's turn it is ends."""
+        """The deadline of the running clock."""
 
     def turn_to(self, turn: Turn = None, declared: float | None = None) -> Deadline:
-        """Stop the clock that runs, start that of `turn`, and return it.
+        """Stop the running clock, start that of `turn`, and return its deadline.
 
-        A `turn` is CONNECTING, WAITING, or a migration's number. For a migration it is the common one, unless the file
-        has `declared` so many seconds for itself: all its attempts together, also after the lock was lost and won back.
+        `turn`: CONNECTING, WAITING, or a migration's number. A migration uses the common clock unless the file has
+        `declared` a timeout in seconds, for all its attempts together, even if the lock is lost and regained.
         """
         if declared is None and isinstance(turn, int):
             turn = None
@@ -54,7 +54,7 @@ class Clocks:
         return self.running
 
     def stand(self, seconds: float) -> None:
-        """Let the clock that runs stand for so long from now; not longer, whatever was said before."""
+        """Stop the running clock for this many seconds from now. This replaces any earlier call."""
         now = self._clock()
         left = max(0.0, self.running.at - max(now, self._stands_until))
         self._stood = self.stood
@@ -63,11 +63,11 @@ class Clocks:
 
     @property
     def stood(self) -> float:
-        """For how long clocks were made to stand, all together, up to now."""
+        """How many seconds clocks have been stopped so far, in total."""
         return self._stood + max(0.0, min(self._clock(), self._stands_until) - self._stood_from)
 
     def work_left(self, declared: Mapping[int, float]) -> float:
-        """Return the seconds that are left for all migrations, of which some have `declared` a time of their own."""
+        """Return the seconds that are left for all migrations; `declared`: the timeouts in files, by number."""
         left: dict[Turn, float] = dict(declared.items())
         left |= {**self._left, self._turn: self.running.remaining()}
         return sum(seconds for turn, seconds in left.items() if turn not in (CONNECTING, WAITING))

@@ -1,6 +1,6 @@
-"""Another migration tool's command line, as `MIGRATION_COMMAND` has it: words, and what they read and keep.
+"""Reads `MIGRATION_COMMAND` and its related variables: another migration tool's command line, inputs and tables.
 
-Imported only where it is set, and at every such start: so `shlex`, which brings `re` along, is left to quoted ones.
+This is imported at every start with that variable. So `shlex`, which imports `re`, is only used if there are quotes.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# What `shlex` gives a meaning to, beside blanks.
+# Characters that are special to `shlex`, apart from blanks.
 _QUOTING = "'\"\\"
 _BLANKS = " \t\r\n"
 
 
 class Command(NamedTuple):
-    """Another migration tool, and what is known of it."""
+    """Another migration tool, as configured."""
 
     line: str
-    """As it is set."""
+    """The command line as written."""
     words: tuple[str, ...]
     inputs: tuple[str, ...]
     """The files that it reads: paths, directories and patterns."""
     state: tuple[str, ...]
-    """The tables in which it keeps its history; none: those that are known by name."""
+    """The tables with its history; if empty, the tables of known tools."""
     with_files: bool
-    """Whether there are migration files of ours as well, which come first."""
+    """Whether there are also migration files of ours, which run first."""
 
 
 def split(line: str) -> tuple[str, ...]:
-    """Return a line's words as a POSIX shell splits them, without running one: nothing is expanded.
+    """Split a line into words as a POSIX shell does, but without running one: nothing is expanded.
 
-    Raises ValueError with what is wrong, as a clause.
+    Raises ValueError with a clause that says what is wrong.
     """
     if any(character in line for character in _QUOTING):
         import shlex
@@ -53,9 +53,9 @@ def split(line: str) -> tuple[str, ...]:
 
 
 def read(environ: Mapping[str, str]) -> tuple[Command, list[str]]:
-    """Read MIGRATION_COMMAND and what belongs to it; return also what is wrong, without quoting anything.
+    """Read MIGRATION_COMMAND and its related variables; return the command, and what is wrong with them.
 
-    What is quoted may be an address.
+    The messages quote no values, because a value may be an address with a password.
     """
     faults: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Points in time that must not be passed."""
+"""Deadlines, and waits that signals can interrupt."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ if TYPE_CHECKING:
 
 
 SLICE = 0.2
-"""Seconds: the main thread spends no more in one call of the kernel that waits.
+"""The most seconds that the main thread spends in one blocking system call.
 
-A signal that comes between the interpreter's last look for signals and such a call does not end the call. Its handler
-would run when the wait is over, and SIGTERM has to end the program within two seconds.
+A signal that arrives between the interpreter's last check for signals and such a call does not interrupt the call. Its
+handler would only run when the wait is over, but SIGTERM must end the program within two seconds.
 """
 
-# After so many, a pause has grown long enough whatever it began with; and 2 to a larger power is at last no float.
+# After this many doublings, any pause is long enough; much larger powers of 2 would overflow a float.
 _DOUBLINGS = 10
 
 
 class Deadline:
-    """A point in time, on a clock that nobody can set back."""
+    """A point in time on a monotonic clock."""
 
     __slots__ = ("_clock", "at", "budget")
 
     def __init__(self, seconds: float, clock: Callable[[], float] = monotonic) -> None:
-        """Let the deadline be `seconds` from now, as `clock` (seconds, monotonic) counts them."""
+        """Set the deadline to `seconds` from now, measured by `clock` (in seconds, monotonic)."""
         self._clock = clock
         self.budget = seconds
         self.at = clock() + seconds
 
     def remaining(self) -> float:
-        """Return the seconds that are left, never less than 0."""
+        """Return the seconds that are left; never negative."""
         return max(0.0, self.at - self._clock())
 
     def passed(self) -> bool:
-        """Tell whether nothing is left."""
+        """Tell whether no time is left."""
         return self._clock() >= self.at
 
     def within(self, seconds: float) -> Deadline:
@@ -49,26 +49,26 @@ class Deadline:
         return Deadline(min(self.remaining(), seconds), self._clock)
 
     def milliseconds(self, at_least: int = 1) -> int:
-        """Return what is left in whole milliseconds, for PostgreSQL's time-outs, where 0 would mean never."""
+        """Return the time left in whole milliseconds, for PostgreSQL's timeouts; at least 1, as 0 would mean none."""
         return min(max(at_least, int(self.remaining() * 1000)), MOST_MILLISECONDS)
 
 
 def uniform(least: float, most: float) -> float:
-    """Return a number between two, at random. Python's own module for that takes 1 ms to import."""
+    """Return a random number between `least` and `most`. Importing the module `random` would take 1 ms."""
     return least + (most - least) * int.from_bytes(urandom(4), "big") / 0xFFFFFFFF
 
 
 def growing(first: float, earlier: int, most: float) -> float:
-    """Return the seconds to pause after so many `earlier` pauses: doubling from `first` to `most`.
+    """Return how many seconds to pause after this many `earlier` pauses: doubling from `first` up to `most`.
 
-    Shortened at random by up to half, so that many who pause do not go on at the same moment.
+    Each is shortened by a random part of up to half, so that many processes do not continue at the same moment.
     """
     longest = min(first * 2.0 ** min(earlier, _DOUBLINGS), most)
     return uniform(longest / 2, longest)
 
 
 def pause(seconds: float) -> None:
-    """Sleep for so long, in slices."""
+    """Sleep for this many seconds, in slices."""
     end = Deadline(seconds)
     while not end.passed():
         sleep(min(end.remaining(), SLICE))
@@ -76,9 +76,9 @@ def pause(seconds: float) -> None:
 
 
 def sliced(wait: Callable[[float], bool], seconds: float) -> bool:
-    """Wait for so long, in slices, with a `wait` that takes a time-out in seconds and tells whether it was to use.
+    """Call `wait` with a timeout in seconds, in slices, until it returns True or `seconds` are over.
 
-    Return what it told last.
+    Returns its last result.
     """
     end = Deadline(seconds)
     while True:
@@ -90,7 +90,7 @@ def sliced(wait: Callable[[float], bool], seconds: float) -> bool:
 
 
 def joined(thread: Thread, seconds: float) -> bool:
-    """Wait for a thread's end for so long, in slices; tell whether it has ended."""
+    """Wait up to this many seconds for a thread to end, in slices; tell whether it has ended."""
 
     def wait(slice_: float) -> bool:
         thread.join(slice_)

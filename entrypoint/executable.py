@@ -1,4 +1,4 @@
-"""Why a program cannot be executed, in words, and with the exit code that a shell would use."""
+"""Explains why a program cannot be executed, and finds the exit code that a shell would use."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
-# The kernel follows no more interpreters of interpreters (fs/exec.c).
+# The kernel follows at most this many nested interpreters (fs/exec.c).
 _DEEPEST = 5
 
 
 def why_not(error: OSError) -> tuple[str, int]:
-    """Return what the kernel said of the program in `error`, and the exit code, 126 or 127."""
+    """Return why the program in `error` could not be executed, and the exit code, 126 or 127."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return what_failed(error.filename, missing=True) or "not found", NOT_FOUND
     reason = error.strerror or "cannot be executed"
@@ -28,7 +28,7 @@ def why_not(error: OSError) -> tuple[str, int]:
 
 
 def what_helps(command: Sequence[str], reason: str, exit_code: int) -> str:
-    """Return what to do about an application's `command` that could not be executed, by what `why_not` says."""
+    """Return what to do about a `command` that could not be executed, given the result of `why_not`."""
     if len(command) == 1 and any(one.isspace() for one in command[0].strip()):
         words = " ".join(command[0].split())
         return f"That is a single word that contains a space. Pass each word separately: entrypoint run -- {words}"
@@ -40,7 +40,7 @@ def what_helps(command: Sequence[str], reason: str, exit_code: int) -> str:
 
 
 def first_line(path: str | bytes | None) -> bytes | None:
-    """Return the first line of a program, as far as the kernel reads it; None if it cannot be read."""
+    """Return the first line of a program; None if it cannot be read."""
     try:
         descriptor = os.open(path or "", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -52,7 +52,7 @@ def first_line(path: str | bytes | None) -> bytes | None:
 
 
 def what_failed(path: str | bytes | None, *, missing: bool) -> str | None:
-    """Return what the kernel did not find or may not execute, if it is not the program but something that it needs.
+    """Return what else the kernel could not find or execute, such as the program's interpreter; None if nothing.
 
     An interpreter may itself be a script with an interpreter.
     """

@@ -61,7 +61,7 @@ def hand_over(command: Sequence[str], environment: Sequence[bytes], inherited: I
     """
     for descriptor in _open_descriptors() - inherited.descriptors:
         _close_on_exec(descriptor)
-    # Whatever has come by now ends us here. What comes from here on waits until the signals have their defaults.
+    # A signal that has already arrived ends us here. A later one waits until signals have their default actions.
     signals.hold()
     signals.raise_received()
     signals.ignore_nothing_of_pythons()
@@ -90,7 +90,7 @@ def _execute(words: Sequence[bytes], environment: Sequence[bytes]) -> None:
             _execve(candidate, words, environment)
         except OSError as error:
             error.filename = candidate
-            # One that is there and cannot be executed tells more than one that is not there.
+            # A file that exists but cannot be executed says more than one that does not exist.
             there = failure.filename is not None and os.path.lexists(failure.filename)
             if failure.errno == errno.ENOENT and not there and error.errno != errno.ENOTDIR:
                 failure = error  # type: ignore[assignment]  # any OSError will do
@@ -101,7 +101,7 @@ def _execve(path: bytes, words: Sequence[bytes], environment: Sequence[bytes]) -
     variables = dict(entry.split(b"=", 1) for entry in environment if entry.find(b"=") > 0)
     if len(variables) == len(environment):
         os.execve(path, list(words), variables)  # noqa: S606 - our purpose
-    # Entries without a name, or twice the same: os.execve takes neither, and the application is to find them.
+    # There are entries without a name, or duplicates. os.execve accepts neither, but the application must get them.
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -123,7 +123,7 @@ def _open_descriptors() -> frozenset[int]:
 
 
 def _is_open(descriptor: int) -> bool:
-    """Tell the listing's own descriptor, which is closed by now, from the others."""
+    """Tell whether a descriptor is open. The one that listed the directory is closed by now."""
     try:
         os.fstat(descriptor)
     except OSError:

@@ -1,10 +1,11 @@
-"""The program's log: one event a line on stderr, as JSON or for a person to read.
+"""The program's log: one event per line on stderr, as JSON or as text for people.
 
-Everything goes through `event`. Foreign texts have been searched for secrets where they came in (`redaction.foreign`);
-here one event becomes one line, or several that cannot be taken for another event. stdout belongs to the application.
+Everything goes through `event`. Foreign texts have been searched for secrets where they came in (`redaction.foreign`).
+This module makes sure that one event becomes one line, or several that cannot be mistaken for another event. stdout
+belongs to the application.
 
-A start that finds nothing to do logs one plain line. So `logging` and python-json-logger, 15 ms of imports, are left
-until there is a line that needs them: see `_plain_json` and `adopt_other_packages`.
+A start that finds nothing to do logs one plain line. So `logging` and python-json-logger, whose import takes 15 ms, are
+only imported when a line needs them: see `_plain_json` and `adopt_other_packages`.
 """
 
 from __future__ import annotations
@@ -34,20 +35,20 @@ if TYPE_CHECKING:
     from typing import Protocol, TextIO
 
     class Output(Protocol):
-        """Where the log goes."""
+        """A stream that the log can be written to."""
 
         def write(self, text: str, /) -> object:
-            """Write one line, with its end."""
+            """Write one line, including the line break."""
 
         def flush(self) -> None:
-            """Send it on its way."""
+            """Flush the stream's buffer."""
 
     from entrypoint.errors import EntrypointError
 
-    # Takes an event's level, name, message and fields.
+    # Receives an event's level, name, message and fields.
     Hearer = Callable[[int, str, str, Mapping[str, object]], None]
 
-# As `logging` counts them.
+# The same numbers as in `logging`.
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 
 LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
@@ -65,21 +66,21 @@ class _Configuration(NamedTuple):
 
 
 class Log:
-    """Where events go: one of these for the process, and one for each call of `entrypoint.api`."""
+    """Where events go: there is one for the process, and one for each call of `entrypoint.api`."""
 
     __slots__ = ("configuration", "everywhere", "hearer", "run_id")
 
     def __init__(self, hearer: Hearer | None = None) -> None:
-        """Begin silent; or tell all events to `hearer`, instead of writing them."""
+        """Write nothing yet; or pass all events to `hearer` instead of writing them."""
         self.configuration = _Configuration("text", WARNING, None, colours=False)
         self.hearer = hearer
         self.run_id = ""
         self.everywhere: dict[str, object] = {}
-        """What every line of JSON says beside its own facts."""
+        """The fields of every JSON line, in addition to its own."""
 
 
 class _Here(_local):
-    """What the thread that asks has of its own; without that, it is the process's."""
+    """The current thread's log; by default, the process's."""
 
     log = Log()
 
@@ -89,7 +90,7 @@ _formatter: logging.Formatter | None = None
 
 
 def event(level: int, name: str, message: str, **fields: object) -> None:
-    """Log `message`, complete in itself, under the event's dotted `name`, with `fields` for programs.
+    """Log an event: its dotted `name`, a `message` that is complete without the rest, and `fields` for programs.
 
     Never raises: a log that cannot be written must not disturb a start.
     """
@@ -117,7 +118,7 @@ def event(level: int, name: str, message: str, **fields: object) -> None:
 
 
 def pass_on(text: str) -> None:
-    """Write what another program shows on a terminal, as it is. Never raises."""
+    """Write text for a terminal, unchanged. Never raises."""
     try:
         if (stream := _here.log.configuration.stream) is not None:
             stream.write(text)
@@ -127,12 +128,12 @@ def pass_on(text: str) -> None:
 
 
 def failure(error: EntrypointError, *, level: int = ERROR) -> None:
-    """Log an error with its cause, its remedy and its facts."""
+    """Log an error with its report, its remedy and its other fields."""
     event(level, error.event, error.message, **_facts_of(error))
 
 
 def complain(error: EntrypointError) -> None:
-    """Log what is wrong with a command line; on a terminal without the time, as whoever has typed it knows that."""
+    """Log an error in the command line; on a terminal without the time, which the user knows."""
     if on_terminal():
         pass_on(f"{_coloured(ERROR, _lines(ERROR, catch(error.message), catch_values(_facts_of(error))))}\n")
     else:
@@ -140,13 +141,13 @@ def complain(error: EntrypointError) -> None:
 
 
 def failure_as_json(error: EntrypointError) -> str:
-    """Return an error as the JSON log has it, whatever the style of this log is."""
+    """Return an error as a line of the JSON log, whatever the style of this log is."""
     facts = {name: value for name, value in _facts_of(error).items() if value is not None}
     return _as_json(time.time(), ERROR, error.event, catch(error.message), facts)
 
 
 def described(name: str) -> str:
-    """Return what every line says under this name; empty if that is not known."""
+    """Return the value of a field that every line has; empty if there is none with this name."""
     return str(_here.log.everywhere.get(name, ""))
 
 
@@ -156,7 +157,7 @@ def _facts_of(error: EntrypointError) -> dict[str, object]:
 
 
 def on_terminal() -> bool:
-    """Tell whether a person reads the log as it is written, on a terminal that nobody else draws on."""
+    """Tell whether the log goes to a terminal, as text."""
     style, stream = _here.log.configuration.style, _here.log.configuration.stream
     return style == "text" and stream is not None and getattr(stream, "isatty", bool)()
 
@@ -164,37 +165,37 @@ def on_terminal() -> bool:
 def configure(
     *, style: str, level: str, stream: TextIO | None, secrets: Iterable[str] = (), colours: bool = False
 ) -> None:
-    """Send the log to `stream`: `style` is `json` or `text`, `level` one of `LEVELS`; `colours` are for text.
+    """Send the log to `stream`. `style`: `json` or `text`; `level`: one of `LEVELS`; `colours`: only for text.
 
-    A program without a stderr (`stream` None) has no log.
+    If the program has no stderr (`stream` is None), there is no log.
     """
     if style == "json" and stream is not None and hasattr(stream, "reconfigure"):
-        # JSON is UTF-8 whatever the locale is.
+        # JSON is always UTF-8, whatever the locale is.
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     _here.log.configuration = _Configuration(style, LEVELS[level], stream, colours)
     know(secrets)
 
 
 def run_id() -> str:
-    """Return what tells this run's lines from others': its sessions and its row in the lock have it, too."""
+    """Return the id of this run: in its log lines, its sessions' names and its row in `migration_lock`."""
     log = _here.log
     log.run_id = log.run_id or os.urandom(8).hex()
     return log.run_id
 
 
 def describe(**fields: object) -> None:
-    """Have every line of JSON say this from now on, behind its own facts, which win; what is empty is left out."""
+    """Add fields to every JSON line from now on. A line's own fields take precedence; empty ones are left out."""
     log = _here.log
     log.everywhere = {**log.everywhere, **{name: value for name, value in fields.items() if value not in (None, "")}}
 
 
 def log_to(log: Log) -> None:
-    """Send this thread's events to `log`, and not to the process's."""
+    """Send this thread's events to `log` instead of the process's log."""
     _here.log = log
 
 
 def carried(work: Callable[..., object]) -> Callable[..., None]:
-    """Return `work` for a new thread, which is to log and to redact as the thread does that starts it."""
+    """Wrap `work` for a new thread, so that it logs and redacts like the current thread."""
     log, secrets = _here.log, secrets_here()
 
     def as_here(*arguments: object) -> None:
@@ -206,10 +207,10 @@ def carried(work: Callable[..., object]) -> Callable[..., None]:
 
 
 def start_thread(name: str, work: Callable[..., object], *arguments: object) -> None:
-    """Do `work` in a new thread, which logs and redacts as this one does. Raises RuntimeError if none is to be had.
+    """Do `work` in a new thread that logs and redacts like this one. Raises RuntimeError if it cannot be started.
 
-    Not through `threading`, which a start does without. Where it is imported, it has to know the thread: otherwise
-    `logging`, which asks for the thread's name, makes it remember one that has ended, for good.
+    This avoids importing `threading`. But if `threading` is already imported, it must know the thread: otherwise it
+    would keep an entry for the ended thread forever, because `logging` asks it for the thread's name.
     """
     threading = sys.modules.get("threading")
     if threading is None:
@@ -219,7 +220,7 @@ def start_thread(name: str, work: Callable[..., object], *arguments: object) -> 
 
 
 def send_to(stream: Output) -> Output | None:
-    """Send the log's lines to another `stream` from now on, in the same style; return the one before, if any."""
+    """Send the log's lines to another `stream` from now on, in the same style; return the previous one, if any."""
     log = _here.log
     before = log.configuration.stream
     if before is not None:
@@ -228,9 +229,9 @@ def send_to(stream: Output) -> Output | None:
 
 
 def adopt_other_packages() -> None:
-    """Let other packages' warnings come as lines of this log, so that nothing reaches the stream unredacted.
+    """Log other packages' messages as lines of this log, so that nothing reaches the stream unredacted.
 
-    To be called before a package that logs is imported.
+    Call this before importing a package that logs.
     """
     import logging
 
@@ -238,7 +239,7 @@ def adopt_other_packages() -> None:
         def emit(self, record: logging.LogRecord) -> None:
             try:
                 message = record.getMessage()
-            except Exception:  # noqa: BLE001 - somebody's format and arguments that do not fit
+            except Exception:  # noqa: BLE001 - another package's format may not fit its arguments
                 message = str(record.msg)
             fields = {}
             if record.exc_info:
@@ -258,10 +259,10 @@ def _as_json(now: float, level: int, name: str, message: str, fields: Mapping[st
 
 
 def _plain_json(line: Mapping[str, object]) -> str | None:
-    """Return `line` as JSON if nothing in it needs a JSON library to be written: small numbers and printable text."""
+    """Return `line` as JSON if it is so simple that it needs no JSON library; otherwise None."""
     parts = []
     for key, value in line.items():
-        if not key.isprintable() or '"' in key or "\\" in key:  # One of LOG_FIELDS.
+        if not key.isprintable() or '"' in key or "\\" in key:  # can come from LOG_FIELDS
             return None
         if isinstance(value, str) and value.isprintable():
             escaped = value.replace("\\", "\\\\").replace('"', '\\"')
@@ -274,7 +275,7 @@ def _plain_json(line: Mapping[str, object]) -> str | None:
 
 
 def _any_json(line: Mapping[str, object]) -> str:
-    global _formatter  # noqa: PLW0603 - it is the process's, as the log is
+    global _formatter  # noqa: PLW0603 - one for the process
     import logging
 
     if _formatter is None:
@@ -286,7 +287,7 @@ def _any_json(line: Mapping[str, object]) -> str:
 
 
 def _as_text(now: float, level: int, message: str, fields: Mapping[str, object]) -> str:
-    """Return lines for a person: the time, and `_lines`."""
+    """Return an event as text: the time, then `_lines`."""
     moment = f"{time.strftime('%H:%M:%S', time.localtime(now))}.{int(now % 1 * 1000):03d}"
     if _here.log.configuration.colours:
         moment = f"{_DIM}{moment}{_RESET}"
@@ -294,9 +295,9 @@ def _as_text(now: float, level: int, message: str, fields: Mapping[str, object])
 
 
 def _lines(level: int, message: str, fields: Mapping[str, object]) -> str:
-    """Return level where it matters, message, then report and remedy on their own lines."""
+    """Return the level unless it is info, the message, and then faults, report and remedy on separate lines."""
     prefix = "" if level == INFO else f"{_level_name(level)}: "
-    # What comes from outside (a notice, somebody's query) must not command a terminal, nor pose as another event.
+    # Foreign text (a notice, another session's query) must not control the terminal, or look like another event.
     lines = [f"{prefix}{visible(message)}"]
     faults = fields.get("faults")
     if isinstance(faults, list) and not (len(faults) == 1 and str(faults[0]) in message):
@@ -316,12 +317,12 @@ def _coloured(level: int, text: str) -> str:
 
 
 def _level_name(level: int) -> str:
-    """Return a level's name; other packages have levels of their own."""
+    """Return a level's name. Other packages may define more levels."""
     return _NAMES.get(level) or ("critical" if level > ERROR else f"level {level}")
 
 
 def _severity(level: int) -> str:
-    """Return a level as Google Cloud and syslog's readers know it: a fixed word for each, other packages' included."""
+    """Return the level's name in Google Cloud and syslog. Other packages' levels get the nearest lower name."""
     if level > ERROR:
         return "CRITICAL"
     return _NAMES[max((number for number in _NAMES if number <= level), default=DEBUG)].upper()

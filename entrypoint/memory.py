@@ -1,4 +1,4 @@
-"""Files for other programs that nobody finds by a name, and that are gone with us."""
+"""Files without a name, in memory, for other programs. They disappear when this process ends."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _MFD_CLOEXEC = 1
 
 
 def file_in_memory(name: str) -> int:
-    """Return the descriptor of a new file that is in no directory; it is closed on exec. Raises OSError."""
+    """Return the descriptor of a new file that has no path; it is closed on exec. Raises OSError."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create(name)
-    # The Python of the self-contained folder is built for a glibc without it; the folder's has it, as from 2.27 on.
+    # The self-contained folder's Python is built for a glibc without it. The folder's own glibc has it, as 2.27 does.
     import ctypes
 
     try:

@@ -1,6 +1,6 @@
-"""Where this start is, for whoever asks while it runs. Those who do the work write it, the probe's thread reads it.
+"""The current phase of this start, for health probes. The code at work writes it, and the probe's thread reads it.
 
-What is written is replaced as a whole, so that a reader always sees something that was true at one moment.
+Values are always replaced, never modified, so that a reader sees what was true at one moment.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ MIGRATING = "migrating"
 class _Phase(NamedTuple):
     name: str
     began: float
-    """`monotonic()` when this phase, or within it this statement of a file, began."""
+    """`monotonic()` when this phase began, or its current statement."""
     step: tuple[str | None, int | None]
-    """The file and the statement that it is at."""
+    """The current file and statement."""
     facts: Mapping[str, object]
 
 
@@ -35,9 +35,9 @@ _blocked: tuple[tuple[str | None, int | None], Sequence[int]] = ((None, None), (
 
 
 def enter(name: str, *, file: str | None = None, statement: int | None = None, **facts: object) -> None:
-    """Say what is done from now on; with a `file`, and the number of its `statement`, if it is about one.
+    """Record the new phase, with the `file` and the number of its `statement` if it has any.
 
-    Said again of the same phase, file and statement, it only brings the `facts` up to date.
+    If phase, file and statement have not changed, this only updates the `facts`.
     """
     global _now  # noqa: PLW0603 - a process has one start, and the start one phase
     step = (file, statement)
@@ -47,13 +47,13 @@ def enter(name: str, *, file: str | None = None, statement: int | None = None, *
 
 
 def know(*, version: int | None, latest: int | None, pending: int) -> None:
-    """Say what is known of the schema: its version, the highest number among the files, and how many are pending."""
+    """Record the schema's state: its version, the highest number among the files, and how many are pending."""
     global _schema  # noqa: PLW0603 - see above
     _schema = {"version": version, "latest": latest, "pending": pending}
 
 
 def one_more(version: int) -> None:
-    """Say that one more migration is in."""
+    """Record that one more migration has been applied."""
     global _schema  # noqa: PLW0603 - see above
     _schema = _schema | {
         "version": max(_schema.get("version") or 0, version),
@@ -62,13 +62,13 @@ def one_more(version: int) -> None:
 
 
 def blocked(file: str, statement: int, backends: Sequence[int]) -> None:
-    """Say which backends hold the lock that a statement waits for; none if it does not wait."""
+    """Record which backends block a statement; an empty list if it does not wait."""
     global _blocked  # noqa: PLW0603 - see above
     _blocked = ((file, statement), tuple(backends))
 
 
 def report(clock: Callable[[], float] = monotonic) -> dict[str, object]:
-    """Return all that is known, without what is not; times are in seconds."""
+    """Return everything that is known; times are in seconds."""
     now, (step, backends) = _now, _blocked
     moment = clock()
     known: dict[str, object] = {

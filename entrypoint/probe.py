@@ -1,9 +1,9 @@
-"""Answer health probes on a port until the hand-over, so that nothing kills a container in the middle of a migration.
+"""Answers health probes on a port until the application is exec'ed, so that nothing kills a migrating container.
 
-One thread and non-blocking sockets instead of http.server guarantee that the port is free at the hand-over, even for an
-application that binds it without SO_REUSEADDR (docs/decisions/0013). TCP keeps the port of whoever closes a connection
-first for a minute. So we never close first: a client that has its answer closes, and then we do; one that does not is
-reset, which keeps nothing.
+This uses one thread and non-blocking sockets instead of http.server, so that the port is free in the end, even for an
+application that binds it without SO_REUSEADDR (docs/decisions/0013). TCP keeps the port busy for a minute on the side
+that closes a connection first. So we never close first: a client that has its answer closes, and then we do. If it does
+not, we reset the connection, which frees the port at once.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-# More than kubelets and load balancers open at once, and few enough to leave the program its descriptors.
+# More than kubelets and load balancers open at once, but few enough to leave descriptors for the program.
 _MOST_CONNECTIONS = 16
 _BACKLOG = 64
 _LONGEST_REQUEST = 8192
-# What a client may still send after its answer (the body of a POST, say), to be thrown away.
+# How many bytes a client may send after its answer, such as the body of a POST. They are discarded.
 _MOST_REST = 65_536
-# From the connection to the end of the request.
+# Seconds from the connection to the end of the request.
 _PATIENCE = 5.0
-# So long nobody has to make room before saying anything: the request of an honest client is on its way.
+# A new connection is not dropped to make room within this time: the request of an honest client is on its way.
 _YOUTH = 0.05
-# For a client to close when it has its answer.
+# Seconds for a client to close after its answer.
 _FAREWELL = 1.0
-# For the kernel to have its FIN acknowledged.
+# Seconds for the kernel to get its FIN acknowledged.
 _LAST_ACK = 0.1
-# At the hand-over, for those who have just got an answer.
+# Seconds before the exec for clients that have just got an answer.
 _GRACE = 0.01
 _STOP = 1.0
 _NO_DESCRIPTOR_PAUSE = 0.05
 
-# close() sends a reset and frees the port at once, whatever state the connection is in: socket(7), SO_LINGER.
+# Makes close() send a reset and free the port at once, whatever the connection's state: socket(7), SO_LINGER.
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 _REQUEST_LINE = re.compile(rb"([A-Za-z-]+) (?:https?://[^/ ]+)?(/[^ ?#]*)(?:\?[^ ]*)? HTTP/1\.[0-9]\r?")
@@ -55,7 +55,7 @@ _END_OF_HEAD = re.compile(rb"\n\r?\n")
 
 
 def respond(received: bytes) -> bytes | None:
-    """Return the answer to a request, or None while it is not complete. Whatever is not HTTP/1 is a bad request."""
+    """Return the answer to a request; None while it is incomplete. Anything but HTTP/1 is a bad request."""
     request = received.lstrip(b"\r\n")
     line, complete, _ = request.partition(b"\n")
     found = _REQUEST_LINE.fullmatch(line)
@@ -93,7 +93,7 @@ def _response(status: str, body: Mapping[str, object], more: str = "", *, head_o
 
 
 class _Connection:
-    """One client, from its connection to its end."""
+    """A client's connection."""
 
     def __init__(self, client: socket.socket) -> None:
         client.setblocking(False)  # noqa: FBT003 - the signature is not ours
@@ -102,12 +102,12 @@ class _Connection:
         self.deadline = self.began + _PATIENCE
         self.answered = False
         self.ended = False
-        """Whether the client has closed, and we have."""
+        """Whether both the client and we have closed."""
         self._received = b""
         self._rest = 0
 
     def read(self) -> bool:
-        """Take what has come, and answer if that is a request; return whether the connection is to be kept."""
+        """Read what has arrived, and answer once the request is complete; tell whether to keep the connection."""
         try:
             data = self.socket.recv(_LONGEST_REQUEST + 1)
             if not data:
@@ -124,12 +124,12 @@ class _Connection:
             self.deadline = time.monotonic() + _FAREWELL
         except BlockingIOError:
             return True
-        except OSError:  # It has gone.
+        except OSError:  # The client is gone.
             return False
         return self.answered
 
     def _end(self) -> bool:
-        """After the client has closed, close too; kept for a moment, as it may only have closed its half."""
+        """Close after the client has closed; keep the connection a moment, as it may only have closed its half."""
         if not self.answered:
             return False
         self.socket.shutdown(socket.SHUT_WR)
@@ -139,10 +139,10 @@ class _Connection:
 
 
 class Probe:
-    """Answers on a port, as a context manager: at its end the port is free."""
+    """A context manager that answers on a port. At its end, the port is free."""
 
     def __init__(self, port: int) -> None:
-        """Take the port. Nothing happens yet."""
+        """Take the port number. Nothing is opened yet."""
         self._port = port
         self._listener: socket.socket | None = None
         self._connections: list[_Connection] = []
@@ -151,18 +151,18 @@ class Probe:
         self._wakened = self._waker = -1
 
     def __enter__(self) -> Self:
-        """Listen and answer; where that cannot be, say so and go on without."""
+        """Listen and answer. If that is not possible, log it and continue without."""
         try:
             self._listener = _listen(self._port)
             self._wakened, self._waker = os.pipe()
             self._thread = threading.Thread(target=self._serve, name="probe", daemon=True)
-            # The main thread is the one that signals are to wake.
+            # Signals must wake the main thread, not this one.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:
                 self._thread.start()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        except (OSError, RuntimeError) as error:  # RuntimeError: no thread to be had
+        except (OSError, RuntimeError) as error:  # RuntimeError: the thread cannot be started
             self._thread = None
             self._close()
             logs.event(
@@ -183,11 +183,11 @@ class Probe:
             return
         self._stopped = True
         os.write(self._waker, b"!")
-        if joined(self._thread, _STOP):  # else exec closes everything
+        if joined(self._thread, _STOP):  # otherwise, exec closes everything
             self._close()
 
     def _close(self) -> None:
-        """Reset whoever is still connected, and close all descriptors."""
+        """Reset all remaining connections, and close all descriptors."""
         for connection in self._connections:
             connection.socket.close()
         self._connections.clear()
@@ -217,12 +217,12 @@ class Probe:
             listener.close()
 
     def _patience(self) -> float | None:
-        """Return the seconds until the next connection's time is over."""
+        """Return the seconds until the next connection's deadline; None without connections."""
         ends = [connection.deadline for connection in self._connections]
         return max(0.0, min(ends) - time.monotonic()) if ends else None
 
     def _turn(self, listener: socket.socket | None, seconds: float | None) -> None:
-        """Wait for something to happen, and deal with it."""
+        """Wait for events, and handle them."""
         poll = select.poll()
         for connection in self._connections:
             if not connection.ended:
@@ -244,18 +244,18 @@ class Probe:
             self._accept(listener)
 
     def _least_needy(self) -> _Connection:
-        """Return the connection that needs us least: those who have their answer first, then whoever came first."""
+        """Return the connection to drop first: one that has its answer, or else the oldest."""
         return min(self._connections, key=lambda one: (not one.ended, not one.answered))
 
     def _wait_for_room(self) -> float:
-        """Return the seconds until one more client can be let in; the others wait in the kernel's queue."""
+        """Return the seconds until another client can be accepted; until then it waits in the kernel's queue."""
         if len(self._connections) < _MOST_CONNECTIONS:
             return 0.0
         one = self._least_needy()
         return 0.0 if one.answered else max(0.0, one.began + _YOUTH - time.monotonic())
 
     def _accept(self, listener: socket.socket) -> None:
-        """Let one more client in, in another's place if there is no room."""
+        """Accept another client; if there is no room, drop one."""
         if len(self._connections) >= _MOST_CONNECTIONS:
             self._drop(self._least_needy())
         try:
@@ -270,7 +270,7 @@ class Probe:
             self._drop(connection)
 
     def _finish(self, listener: socket.socket) -> None:
-        """Let nobody in any more, and give those who have just got their answer a moment to take it and close."""
+        """Stop accepting clients, and give those that have just got their answer a moment to read it and close."""
         listener.close()
         end = time.monotonic() + _GRACE
         while any(one.answered and not one.ended for one in self._connections) and time.monotonic() < end:
@@ -282,21 +282,21 @@ class Probe:
 
 
 def _listen(port: int) -> socket.socket:
-    """Return a listener on all addresses, of IPv6 and IPv4 where there are both. Raises OSError."""
+    """Return a listener on all addresses, IPv6 and IPv4 if available. Raises OSError."""
     try:
         return _bind(socket.AF_INET6, "::", port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise
-        return _bind(socket.AF_INET, "0.0.0.0", port)  # noqa: S104 - whoever probes comes from outside
+        return _bind(socket.AF_INET, "0.0.0.0", port)  # noqa: S104 - probes come from outside
 
 
 def _bind(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        # What connections of an earlier process have left on the port is no obstacle.
+        # Bind even if connections of an earlier process linger on the port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Every connection inherits it, and with it even the end of this process leaves nothing on the port.
+        # Connections inherit this, so that even a sudden end of this process frees the port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)

@@ -1,29 +1,29 @@
-"""Plain values: their base, and those that the settings fill: how patient to be, whose history to take over, where.
+"""The base class of our records, and the records that the settings fill: addresses, timeouts, what to adopt.
 
-The base is a named tuple without `typing` and `collections`, for the modules that every start imports. What a type
-checker sees is `typing.NamedTuple`. At run time that one costs 5 ms (docs/startup-cost.md), as it brings `re`, `enum`
-and `collections` along; this one has what that one has for its users, and not more.
+The base class is a named tuple that needs neither `typing` nor `collections`, for the modules that every start imports.
+Type checkers see `typing.NamedTuple`. At run time, that one takes 5 ms to import (docs/startup-cost.md), because it
+imports `re`, `enum` and `collections`. Ours has the parts of it that this program uses.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NamedTuple as NamedTuple  # noqa: PLC0414 - type checkers are to take it for ours
+    from typing import NamedTuple as NamedTuple  # noqa: PLC0414 - makes type checkers export it from here
 else:
     try:
-        # What `collections.namedtuple` takes, and falls back from in the same way.
+        # `collections.namedtuple` uses this, with the same fallback.
         from _collections import _tuplegetter
     except ImportError:
 
-        def _tuplegetter(index, _doc):  # noqa: ANN001, ANN202 - type checkers do not look here
+        def _tuplegetter(index, _doc):  # noqa: ANN001, ANN202 - type checkers do not read this
             return property(lambda self: tuple.__getitem__(self, index))
 
     class NamedTuple(tuple):
-        """Base of an immutable record; its annotations name its fields, in their order."""
+        """Base class of an immutable record. A subclass's annotations are its fields, in order."""
 
         __slots__ = ()
-        # Without annotations: those of a subclass are its fields, for `typing.get_type_hints`, too.
+        # Not annotated, because annotations are fields, also for `typing.get_type_hints`.
         _fields = ()
         _field_defaults = {}  # noqa: RUF012 - never changed, but replaced by each subclass
 
@@ -34,7 +34,7 @@ else:
                 setattr(cls, name, _tuplegetter(index, None))
 
         def __new__(cls, *values, **named):  # noqa: ANN002, ANN003, ANN204 - the same
-            """Take the fields' values by position or by name."""
+            """Take the values of the fields, by position or by name."""
             if named or len(values) != len(cls._fields):
                 missing, defaults = cls._fields[len(values) :], cls._field_defaults
                 try:
@@ -46,7 +46,7 @@ else:
             return tuple.__new__(cls, values)
 
         def __getnewargs__(self):  # noqa: ANN204 - the same
-            """Let it be copied and pickled."""
+            """Support copying and pickling."""
             return tuple(self)
 
         @classmethod
@@ -67,21 +67,21 @@ else:
             return f"{type(self).__name__}({pairs})"
 
 
-# The default; operators look for the sentence `Database connection failed after 5 retries`, which belongs to it.
+# The default number of attempts. Operators search for `Database connection failed after 5 retries`, so keep it.
 ATTEMPTS = 5
-# The doubling of pauses ends here: a server that comes up late is to be noticed within half a minute all the same.
+# Pauses double up to this many seconds, so that a server that comes up late is still noticed within half a minute.
 LONGEST_PAUSE = 30.0
-# After so many, even the shortest first pause (1 ms) has grown to the longest.
+# After this many doublings, even the shortest first pause (1 ms) has reached the longest.
 DOUBLINGS = 15
 
 MOST_MILLISECONDS = 2**31 - 1
-"""PostgreSQL's own limit for its time-outs, which are 32 bit integers."""
+"""The largest value of PostgreSQL's timeouts, which are 32-bit integers."""
 
 LONGEST_AFTER = 20 * 86_400.0
-"""Seconds for all that runs after the rollout: as good as no limit, and one that every clock can count."""
+"""The limit in seconds for everything after the rollout: practically none, but a number that every clock can hold."""
 
 DEFAULT_LIMIT_MB = 512
-"""How large a migration file may be, if nothing else is set."""
+"""The default limit for the size of a migration file, in MB."""
 
 TOOLS = (
     "goose",
@@ -95,46 +95,46 @@ TOOLS = (
     "drizzle",
     "supabase",
 )
-"""The tools whose files and whose histories can be taken over, as they are written in an `origin`."""
+"""The tools whose files and histories can be taken over, as spelled in an `origin`."""
 
 
 class Address(NamedTuple):
-    """Where the database is."""
+    """The database's address, and where its password comes from."""
 
     conninfo: str
     """A libpq URL or conninfo string; empty for libpq's own `PG*` variables."""
     variable: str
     """The variable that it came from, for messages; empty if none was set."""
     file: str = ""
-    """The file that holds it, which is read again for each connection; empty if it came from no file."""
+    """The file that contains it, which is read again for each connection; empty if there is no such file."""
     password_command: tuple[str, ...] = ()
-    """What prints the password of each new connection; empty if nothing does."""
+    """The command that prints the password for each new connection; empty if there is none."""
 
 
 class Adopt(NamedTuple):
-    """Whose history is to be taken over."""
+    """The tool whose history to take over."""
 
     tool: str
     """One of `TOOLS`."""
     schema: str | None = None
     table: str | None = None
-    """Where it is, if not where the tool has it by default."""
+    """The tool's table, if it is not the default one."""
     by_hand: bool = False
-    """Whether the command `adopt` asks for it; else MIGRATION_ADOPT is set."""
+    """True for the command `adopt`, False for MIGRATION_ADOPT."""
 
 
 class ConnectPolicy(NamedTuple):
-    """How often, how soon again, and how long to try; times in seconds."""
+    """How to connect: attempts, pauses and timeouts. Times are in seconds."""
 
     attempts: int
     backoff: float
-    """The pause after the first failed attempt; it doubles from one to the next."""
+    """The pause after the first failed attempt; each further one is twice as long."""
     timeout: float
-    """For one attempt, name resolution and login included."""
+    """For one attempt, including name resolution and login."""
 
     @property
     def longest(self) -> float:
-        """How long it may take at most until there is a connection: all attempts, and all pauses unshortened."""
+        """The longest time until there is a connection: all attempts, and all pauses at full length."""
         pauses = self.attempts - 1
         doubling = min(pauses, DOUBLINGS)
         growing = sum(min(self.backoff * 2.0**failures, LONGEST_PAUSE) for failures in range(doubling))
@@ -142,18 +142,18 @@ class ConnectPolicy(NamedTuple):
 
 
 class LockPolicy(NamedTuple):
-    """Times in seconds."""
+    """How long to wait for the lock; times in seconds."""
 
     timeout: float
     """How long to wait for the lock."""
     stale: float
-    """After this, a lock row without a token (one of the earlier system's) belongs to nobody any more."""
+    """After this time, a lock row without a token (from the earlier system) counts as abandoned."""
     hard: bool = False
-    """Whether `timeout` was set, and so holds beside a living holder, too."""
+    """Whether the user has set `timeout`, so that it also applies while a living holder works."""
 
 
 class ApplyPolicy(NamedTuple):
-    """Times in seconds."""
+    """How long migrations may take; times in seconds."""
 
     timeout: float
     """For all migrations together."""

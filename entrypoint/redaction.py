@@ -1,17 +1,17 @@
-"""Keep passwords out of every output: logs, error texts, the ledger, the application's environment.
+"""Keeps passwords out of every output: logs, error texts, the ledger, the application's environment.
 
-A text is born ours or foreign. Foreign is what the server, libpq, a child program, the command line, a variable, a row
-or a migration file says: it is searched for secrets where it comes in, by `foreign`. Ours (sentences, numbers, checked
-file names) never is: a hole in a sentence that everybody knows would tell the password
+Every text is either ours or foreign. Foreign texts come from the server, libpq, a child process, the command line, a
+variable, a row or a migration file. They are searched for secrets where they come in, by `foreign`. Our own texts
+(sentences, numbers, checked file names) are never searched: a gap in a well-known sentence would reveal the password
 (docs/decisions/0028-foreign-texts-are-searched-where-they-come-in.md).
 
-Three sources are known to carry secrets. The address that was configured: its password is a secret wherever it
-turns up, raw or percent-decoded. libpq's complaints about an address that it cannot parse: they quote the
-piece that surprised it, which in a badly escaped URL is a piece of the password, so everything between
-quotation marks goes. And SQL and addresses in foreign texts, with passwords of their own.
+Secrets are known to come from three sources. First, the configured address: its password is a secret wherever it
+appears, raw or percent-decoded. Second, libpq's errors about an address that it cannot parse: they quote the unexpected
+part, which in a badly escaped URL is part of the password, so everything between quotation marks is removed. Third, SQL
+and addresses in foreign texts, which may contain other passwords.
 
-Regular expressions (`secret_patterns`) are imported where a text may have something to hide: most have not, and `re`
-takes 7 ms of a start.
+The regular expressions (`secret_patterns`) are only imported if a text may contain a secret. Most do not, and importing
+`re` takes 7 ms of a start.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 MASK = "***"
 
-# From this length on a secret of small and capital letters and digits is none of our words.
+# From this length on, a secret with small and capital letters and digits cannot be one of our words.
 _LONG = 12
 _VERY_LONG = 24
-# Tokens that expire: more of them are not in use at once, nor in anybody's text.
+# How many expiring secrets to remember: more than are ever in use at once.
 _MOST_PASSING = 64
-# White space that does as it looks.
+# White space that is safe to show as it is.
 _HARMLESS = "\t\u00a0\u2002\u2003\u2009\u202f\u3000"
 
-# One of these is in every text in which a secret is spelled as URLs, strings of programs, HTML or SQL spell it.
+# A text with a secret that is encoded as in URLs, program code, HTML or SQL contains one of these.
 _ENCODED = ("%", "\\", "&", "''")
-# One of these is in every text in which `secret_patterns` finds something by its name.
+# A text in which `secret_patterns` finds a secret by its name contains one of these.
 _SIGNS = ("passw", "passphrase", "pwd", "crypt", "hmac", "pgp_")
 
 
 def secrets_of(address: str) -> frozenset[str]:
-    """Return every form in which the password of a URL or conninfo string could turn up in a text."""
+    """Return every form in which the password of a URL or conninfo string could appear in a text."""
     _, is_url, rest = address.partition("://")
     lowered = address.lower()
     by_keyword = "password" in lowered or "passwd" in lowered or "pwd" in lowered
@@ -49,10 +49,10 @@ def secrets_of(address: str) -> frozenset[str]:
             from entrypoint import secret_patterns
 
             found.update(secret_patterns.in_query(address))
-        # To the last @: where the password has an @ of its own, that is too much, which is the safe side.
+        # Up to the last @. That may be too much, but is safe if the password itself contains an @.
         userinfo, _, _ = rest.rpartition("@")
         found.add(userinfo.partition(":")[2])
-        # ... and what libpq takes for the password, which ends at the first @.
+        # And libpq's view of the password, which ends at the first @.
         found.add(rest.partition("@")[0].partition(":")[2] if "@" in rest else "")
         if any("%" in secret for secret in found):
             from urllib.parse import unquote
@@ -68,7 +68,7 @@ def secrets_of(address: str) -> frozenset[str]:
 
 
 def lacks_scheme(address: str) -> bool:
-    """Tell whether this may be a URL with a password that does not begin with postgresql://, and is no image's name."""
+    """Tell whether this may be a URL with a password but without postgresql://. The name of an image is not one."""
     user, colon, rest = address.partition(":")
     if "@sha256:" in rest:
         return False
@@ -76,45 +76,45 @@ def lacks_scheme(address: str) -> bool:
 
 
 def mask_quoted(text: str) -> str:
-    """Replace all from the first quotation mark to the last, for texts that quote pieces of an address."""
+    """Replace everything from the first quotation mark to the last, for texts that quote parts of an address."""
     first, last = text.find('"'), text.rfind('"')
     return text if first == last else f'{text[:first]}"{MASK}"{text[last + 1 :]}'
 
 
 def mask_values(text: str) -> str:
-    """Replace what a detail of the server's quotes, and the values of a row, which it has in parentheses."""
+    """Replace what the server's DETAIL quotes, and a row's values, which it puts in parentheses."""
     text = mask_quoted(text)
     first, last = text.find("("), text.rfind(")")
     return f"{text[:first]}({MASK}{text[last:]}" if 0 <= first < last else text
 
 
 def know(secrets: Iterable[str]) -> None:
-    """Remember what `foreign` is to look for from now on."""
+    """Set the secrets that `foreign` searches for from now on."""
     _here.secrets.know(secrets)
 
 
 def know_for_now(secrets: Iterable[str]) -> None:
-    """Remember secrets that others follow, beside those that last; the earliest of many are forgotten."""
+    """Add secrets that will be replaced by others later. If there are many, the earliest are forgotten."""
     _here.secrets.know_for_now(secrets)
 
 
 def secrets_here() -> Secrets:
-    """Return the secrets that this thread's texts are searched for."""
+    """Return the secrets that are searched for in this thread's texts."""
     return _here.secrets
 
 
 def search_for(secrets: Secrets) -> None:
-    """Search this thread's texts for these secrets, and not for the process's."""
+    """Search this thread's texts for these secrets instead of the process's."""
     _here.secrets = secrets
 
 
 def foreign(text: str) -> str:
-    """Return a `text` that is not ours without secrets in it. For whatever is shown or stored, once, as it comes in."""
+    """Return a foreign `text` without secrets. Call this once per text to be shown or stored, where it comes in."""
     return _here.secrets.known.text(text)
 
 
 def foreign_report(text: str, filename: str) -> str:
-    """Return what the ledger says of a migration that failed like `foreign`; what `report.render` writes is ours."""
+    """Return a failed migration's message from the ledger without secrets; the parts from `report.render` are ours."""
     if foreign(text) == text:
         return text
     from entrypoint import secret_patterns
@@ -124,11 +124,11 @@ def foreign_report(text: str, filename: str) -> str:
 
 
 def named(name: str, beside: str = "") -> str:
-    """Return a configured name as it is if it is a plain word, and else like `foreign`, or nothing of it.
+    """Return a configured name unchanged if it is a plain word; otherwise without secrets, or only the mask.
 
-    A plain word is no address with a password in it, and with a hole `user: ***gres` would tell the password. It is
-    made of letters, digits, `_`, `-`, `.` and the characters `beside` these. What may be a piece of an address that
-    was read in another way than its author meant is not shown.
+    A plain word consists of letters, digits, `_`, `-`, `.` and the characters in `beside`. It cannot be an address with
+    a password, and a gap in it, as in `user: ***gres`, would reveal the password. If the name may be part of an address
+    that was read differently than its author meant, none of it is shown.
     """
     if "://" in name or "=" in name or "@" in name.partition(":")[2] or not name.isprintable():
         return MASK
@@ -139,39 +139,39 @@ def named(name: str, beside: str = "") -> str:
 
 
 def foreign_values(values: Mapping[str, object]) -> dict[str, object]:
-    """Return `values` with every text in them as `foreign` returns it."""
+    """Return `values` with `foreign` applied to every text in them."""
     return _here.secrets.known.mapping(values)
 
 
 def without_addresses(text: str) -> str:
-    """Return a `text` without passwords that the words around them betray: where a known one may be a part of ours."""
+    """Return a `text` without passwords that the words around them reveal. For texts that may be partly our own."""
     return Redactor().text(text)
 
 
 def catch(text: str) -> str:
-    """Return `text` without those secrets that can be nothing else: a net below, should a foreign text slip by."""
+    """Return `text` without secrets that cannot be ordinary words: a safety net for foreign texts that slip through."""
     return _here.secrets.net.known(text)
 
 
 def catch_values(values: Mapping[str, object]) -> dict[str, object]:
-    """Return `values` with every text in them as `catch` returns it."""
+    """Return `values` with `catch` applied to every text in them."""
     net = _here.secrets.net
     return {name: net.value(value, net.known) for name, value in values.items()}
 
 
 def _cannot_be_ours(secret: str) -> bool:
-    """Tell whether no sentence, number, date or file name of ours could have `secret` in it, as with generated ones."""
+    """Tell whether `secret` looks generated, so that none of our sentences, numbers or file names can contain it."""
     small, capital, digit = (
         any(first <= character <= last for character in secret) for first, last in ("az", "AZ", "09")
     )
     if any(character.isspace() for character in secret):
         return False
-    # The second kind are tokens in hexadecimal: file names of ours have words between their underscores.
+    # The second kind are hexadecimal tokens. Our file names also have underscores.
     return digit and small and (len(secret) >= _LONG if capital else len(secret) >= _VERY_LONG and "_" not in secret)
 
 
 def visible(text: str) -> str:
-    """Return `text` on one line; what a terminal would obey or hide is shown as an escape, as Python writes it."""
+    """Return `text` on one line. Characters that a terminal would interpret or hide become escapes, as in Python."""
     if text.isprintable():
         return text
     return "".join(
@@ -180,12 +180,12 @@ def visible(text: str) -> str:
 
 
 def visible_lines(text: str) -> list[str]:
-    """Return the lines of `text`, each as `visible` returns it."""
+    """Return the lines of `text`, with `visible` applied to each."""
     return [visible(line) for line in text.replace("\r\n", "\n").rstrip("\n").split("\n")]
 
 
 def visible_json(text: str) -> str:
-    """Return JSON that says the same, with the characters in its strings that a terminal would obey as escapes."""
+    """Return equivalent JSON, with escapes for characters in its strings that a terminal would interpret."""
     if text.isprintable():
         return text
     import json
@@ -205,7 +205,7 @@ class Redactor:
         self._secrets = sorted(set(secrets), key=len, reverse=True)
 
     def known(self, text: str) -> str:
-        """Return `text` without a known secret in it."""
+        """Return `text` without known secrets."""
         if any(secret in text for secret in self._secrets):
             from entrypoint import secret_patterns
 
@@ -217,7 +217,7 @@ class Redactor:
         return text
 
     def text(self, text: str) -> str:
-        """Return `text` without a known secret in it, nor one that the words around it betray."""
+        """Return `text` without known secrets, and without those that the words around them reveal."""
         text = self.known(text)
         if "://" in text and "@" in text:
             from entrypoint import secret_patterns
@@ -231,7 +231,7 @@ class Redactor:
         return text
 
     def value(self, value: object, redact: Callable[[str], str] | None = None) -> object:
-        """Return `value` with every text in it redacted, however deep."""
+        """Return `value` with every text in it redacted, at any depth."""
         redact = redact or self.text
         if isinstance(value, str):
             return redact(value)
@@ -247,22 +247,22 @@ class Redactor:
 
 
 class Secrets:
-    """What texts are searched for: one of these for the process, and one for each call of `entrypoint.api`."""
+    """The secrets to search for: there is one object for the process, and one for each call of `entrypoint.api`."""
 
     __slots__ = ("_lasting", "_passing", "known", "net")
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start with none."""
         self._passing: tuple[str, ...] = ()
         self.know(())
 
     def know(self, secrets: Iterable[str]) -> None:
-        """Remember these, and forget all others."""
+        """Set the lasting secrets, replacing the earlier ones."""
         self._lasting = frozenset(secrets)
         self._look_for(self._lasting)
 
     def know_for_now(self, secrets: Iterable[str]) -> None:
-        """Remember these beside those that last."""
+        """Add secrets that will be replaced by others later."""
         new = [secret for secret in secrets if secret not in self._lasting]
         if not new:
             return
@@ -274,7 +274,7 @@ class Secrets:
 
 
 class _Here(_local):
-    """What the thread that asks has of its own; without that, it is the process's."""
+    """The current thread's secrets; by default, the process's."""
 
     secrets = Secrets()
 

@@ -1,6 +1,6 @@
-"""Who is told at the end of a start or a Job, beside the log: a command after a failure, and a file of metrics.
+"""The reports at the end of a start or a Job, besides the log: a command after a failure, and a metrics file.
 
-Imported only where one of the two is set. Nothing here changes how the start ends: what goes wrong is a warning.
+This is only imported if one of the two is configured. It never changes how the start ends: errors here are warnings.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from entrypoint.startup import Outcome
 
 _COMMAND = "MIGRATION_FAILURE_COMMAND"
-# The application, or the end of the Job, waits for no longer than this.
+# How many seconds the command may delay the application, or the end of the Job.
 _PATIENCE = 10.0
 _MOST_SAID = 500
 _PREFIX = "pg_entrypoint_last"
 _SUCCESS = f"{_PREFIX}_success_timestamp_seconds"
-# An earlier file is ours, and has a dozen lines.
+# The earlier file should be ours, with a dozen lines.
 _LONGEST_FILE = 65_536
 
 
 def report(outcome: Outcome, command: str, environ: Mapping[str, str]) -> None:
-    """Tell how a `command` ended. Raises nothing but signals."""
+    """Report how `command` ended. Raises nothing but Interrupted, after a signal."""
     if outcome.name == "disabled":
         return
     reports = Reader(environ).reports()
@@ -43,7 +43,7 @@ def report(outcome: Outcome, command: str, environ: Mapping[str, str]) -> None:
 
 def _run(argv: tuple[str, ...], record: str, environ: Mapping[str, str]) -> None:
     """Run MIGRATION_FAILURE_COMMAND with the failure on its stdin."""
-    from entrypoint import bounded  # Only now: it imports `subprocess`, and nearly every start has no failure.
+    from entrypoint import bounded  # It imports `subprocess`, and failures are rare.
     from entrypoint.deadline import Deadline
 
     began = time.monotonic()
@@ -73,12 +73,12 @@ def _run(argv: tuple[str, ...], record: str, environ: Mapping[str, str]) -> None
 
 
 def _write_metrics(path: str, outcome: Outcome, command: str) -> None:
-    """Write MIGRATION_METRICS_FILE: all of it, or nothing."""
+    """Write MIGRATION_METRICS_FILE, completely or not at all."""
     now = time.time()
     succeeded = now if outcome.error is None else _earlier_success(path)
     labels = {name: logs.described(name) for name in ("database", "schema", "app_version")}
     text = exposition(outcome, {"command": command, **labels}, now, _seconds_since_start(), succeeded)
-    # In the same directory, so that it can be renamed; and nobody reads what does not end in .prom.
+    # In the same directory, so that it can be renamed. Collectors ignore it, as its name does not end in .prom.
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{logs.run_id()}")
     try:
         _write(temporary, text.encode(errors="backslashreplace"))
@@ -96,7 +96,7 @@ def _write_metrics(path: str, outcome: Outcome, command: str) -> None:
 def _write(path: str, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
-        os.fchmod(descriptor, 0o644)  # Whatever the umask is: node_exporter is another user.
+        os.fchmod(descriptor, 0o644)  # Whatever the umask is, because node_exporter runs as another user.
         os.write(descriptor, content)
     finally:
         os.close(descriptor)
@@ -142,7 +142,7 @@ def _escaped(value: str) -> str:
 
 
 def _earlier_success(path: str) -> float | None:
-    """Return when a run succeeded last, as the file of the run before has it."""
+    """Return when a run last succeeded, according to the previous file; None if it does not say."""
     try:
         with open(path, "rb") as file:
             lines = file.read(_LONGEST_FILE).decode(errors="replace").splitlines()
@@ -152,10 +152,10 @@ def _earlier_success(path: str) -> float | None:
 
 
 def _seconds_since_start() -> float:
-    """Return how long this process runs, by what the kernel knows of it."""
+    """Return how long this process has been running, according to the kernel; 0 if unknown."""
     try:
         with open("/proc/self/stat", "rb") as file:
-            # After the command's name, which may have anything in it: proc(5), starttime is field 22.
+            # starttime is field 22 (proc(5)). Count after the command's name, which may contain anything.
             ticks = int(file.read().rpartition(b")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return 0.0

@@ -1,4 +1,4 @@
-"""What a password looks like in an address, in SQL and in the server's words: the regular expressions."""
+"""The regular expressions that find passwords in addresses, in SQL and in the server's messages."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ if TYPE_CHECKING:
 MASK = "***"
 _APOSTROPHE = "'"
 
-# What begins an escape in a string, or in a string of a string.
+# Begins an escape in a string, or in a string inside a string.
 _ESCAPE = r"\\{1,4}"
 _LETTERS = dict(zip("\a\b\t\n\v\f\r", "abtnvfr", strict=True))
 _ENTITIES = {_APOSTROPHE: "apos"}
 
-# Below this length a secret is replaced only where it stands alone; otherwise a password "a" would leave
-# nothing readable.
+# A shorter secret is only replaced if it is a word by itself; otherwise a password "a" would leave nothing readable.
 _SHORT = 4
 
 # In a URL's query, and in a conninfo string (libpq documentation, "Connection Strings").
@@ -25,19 +24,19 @@ _IN_QUERY = r"(?i)[?&](?:ssl)?password=([^&\s]*)"
 _IN_CONNINFO = (
     r"""(?i)(?:^|[\s;])(?:ssl)?(?:password|passwd|pwd)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*)"""
 )
-# What `report.render`, and a file outside a transaction, write beside the server's words.
+# The text that `report.render`, and a file outside a transaction, add to the server's messages.
 _OF_REPORTS = r"^(?:LINE \d+: |SQLSTATE:  \w+$|(?:DETAIL|HINT|CONTEXT):  )|\bstatement \d+ of \d+\b"
-# Somebody's password in a URL, to the last @ of the word; if there is none, to the next @, unless it is a port.
+# A password in a URL: up to the last @ of the word or, if there is none, up to the next @, unless it is a port.
 _IN_URL = r"""(://[^\s:/@'"]*:)(?:\S+@|(?!\d{1,5}(?!\w))[^@]{1,2000}+@)"""
-# What SQL, libpq, .NET and people call a password, and what makes something else of one.
+# Names for a password in SQL, libpq, .NET and plain text, and functions that take one.
 _NAME = r"(?:passw(?:or)?d|passphrase|pwd)"
 _FUNCTION = r"\b(?:crypt|hmac|pgp_\w+|(?:en|de)crypt(?:_iv)?)\s*\("
-# Blanks and comments. Here as below nothing can be read in two ways, and
-# what is looked for has an end, so that no text takes long.
+# Blanks and comments. As in the patterns below, nothing can match in two ways, and searches are bounded, so that no
+# text takes long.
 _GAP = r"(?:\s|/\*(?:[^*]|\*(?!/))*\*/|--[^\n]{0,500}+(?:\n|\Z)|(?!))*+"
 _NAMED = rf"(?isx)({_NAME}\\*[\"'`]{{0,2}}{_GAP}"
 _LITERAL = r"'(?:[^'\\]|''|\\.)*(?:'|\Z)"
-# PASSWORD 'x', 'password', 'x', password => E'x\'y', $$x$$, ''x'' inside another string, and what continues it.
+# PASSWORD 'x', 'password', 'x', password => E'x\'y', $$x$$, ''x'' inside another string, and their continuations.
 _IN_SQL = (
     rf"{_NAMED}(?:(?:=[=>]?|:=?(?!:)|,|\bto\b){_GAP})?(?:e|u&|n)?)"
     rf"(?:''(?:[^'\\]|\\''|\\[^'])+(?:''|\Z)|{_LITERAL}|\$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z))"
@@ -48,19 +47,19 @@ _IN_JSON = (
     rf"{_NAMED}(?:=>?|:){_GAP})"
     r"""(?:"(?:[^"\\]|\\.)*(?:"|\Z)|\\+(?P<quote>["'])(?:(?!\\+(?P=quote)).)*(?:\\+(?P=quote)|\Z))\w*"""
 )
-# $1 is where a value goes, unless more comes behind it.
+# $1 is a placeholder for a value, unless more follows it.
 _PARAMETER = r"\$\d+(?:::\w+)?[),;]*(?:\s|\Z)"
-# password = x, to the word's end, and password: x, to the line's: without what closes something around it.
+# password = x up to the end of the word, and password: x up to the end of the line, without closing punctuation.
 _AFTER_EQUALS = rf"""{_NAMED}=>?{_GAP})(?!['"]|{_PARAMETER})(?:\\.|[^\s\\]|\\\Z)+?(?=["');,\]}}]*(?:\s|\Z))"""
 _AFTER_COLON = rf"""{_NAMED}:(?!:){_GAP})(?!['"])[^\s:][^\n]*?(?=["'}})\]]*\s*(?:\n|\Z))"""
 # Key (email, password)=(x, y) already exists.
 _IN_KEY = rf"(?is)(\([^()]{{0,1000}}{_NAME}[^()]{{0,1000}}\)\s*=\s*\().*\)"
-# crypt('x', …), to the parenthesis that closes it.
+# crypt('x', …), up to its closing parenthesis.
 _IN_CALL = (
     rf"(?is)({_FUNCTION})(?=[^)]{{0,1000}}['$])"
     r"(?:[^'()]|'[^']*(?:'|\Z)|\((?:[^'()]|'[^']*(?:'|\Z))*(?:\)|\Z))*"
 )
-# In an address --x is no comment. After all others, as a comment may be in the way to a literal.
+# In an address, --x is not a comment. This is the last pattern, because a comment may come before a literal.
 _LIKE_A_COMMENT = rf"(?i)({_NAME}=)--\S+"
 _BY_NAME = (
     (_IN_SQL, rf"\1'{MASK}'"),
@@ -72,7 +71,7 @@ _BY_NAME = (
     (_LIKE_A_COMMENT, rf"\1{MASK}"),
 )
 
-# An address with a password, which may hold anything, or that is put together; a value that is called a password.
+# An address with a password, even one concatenated from parts; a value named as a password.
 _IN_ADDRESS = (
     rf"(?i)://[^\s:/@']*:(?:(?:[^@']|''){{0,2000}}+@|'(?!'))|{_NAME}(?:\s*=\s*(?:[^\s'=]|'')|\\*[\"']?\s*:(?!:))"
     rf"|{_FUNCTION}[^)]{{0,1000}}['$]"
@@ -85,7 +84,7 @@ _ABOUT_COLUMNS = (
 
 
 def in_query(address: str) -> frozenset[str]:
-    """Return the passwords that a URL has in its query, whose names may be escaped there."""
+    """Return the passwords in a URL's query. The names of the parameters may be escaped."""
     found = set(re.findall(_IN_QUERY, address))
     query = address.partition("?")[2]
     if "%" in query:
@@ -93,12 +92,12 @@ def in_query(address: str) -> frozenset[str]:
 
         pairs = (part.partition("=") for part in query.split("&"))
         found.update(value for name, _, value in pairs if unquote(name).lower() in ("password", "sslpassword"))
-    # To JDBC and others a + is a blank there.
+    # For JDBC and others, a + in the query is a blank.
     return frozenset(found | {secret.replace("+", " ") for secret in found})
 
 
 def in_conninfo(address: str) -> frozenset[str]:
-    """Return every form in which the password of a conninfo string could turn up in a text."""
+    """Return every form in which the password of a conninfo string could appear in a text."""
     written = [match[1:-1] if match.startswith("'") else match for match in re.findall(_IN_CONNINFO, address)]
     found = {re.sub(r"\\(.)", r"\1", secret) for secret in written}
     if re.search(r";\s*[\w ]+=", address):  # As .NET writes it.
@@ -107,26 +106,26 @@ def in_conninfo(address: str) -> frozenset[str]:
 
 
 def pieces_of_report(text: str, filename: str) -> list[str]:
-    """Split what the ledger says of a migration that failed: every second piece is ours, by `report.render`."""
+    """Split a failed migration's message from the ledger: every second piece is ours, from `report.render`."""
     return re.split(rf"(?m)({re.escape(filename)}(?::\d+)?(?:: [A-Z]+:  )?|{_OF_REPORTS})", text)
 
 
 def mask(text: str, secrets: Sequence[str]) -> str:
-    """Return `text` without these secrets; the first is replaced first, as one may contain another."""
+    """Return `text` without these secrets. They are replaced in this order, as one may contain another."""
     return re.sub("|".join(map(_pattern, secrets)), MASK, text)
 
 
 def mask_encoded(text: str, secrets: Sequence[str]) -> str:
-    """Return `text` without these secrets as URLs, JSON, HTML, SQL and programming languages spell them."""
+    """Return `text` without these secrets as encoded in URLs, JSON, HTML, SQL and programming languages."""
     patterns = {_encoded(secret) for secret in secrets if not (secret.isascii() and secret.isalnum())}
     return re.sub("|".join(sorted(patterns, key=len, reverse=True)), MASK, text) if patterns else text
 
 
 def _encoded(secret: str) -> str:
-    """Return a pattern for a secret of which each character may be as it is or spelled otherwise, if it is no letter.
+    """Return a pattern for a secret in which each character, except letters and digits, may be encoded.
 
-    Drivers do not agree on what has to be percent-encoded, nor languages on what is escaped; and a log may have a
-    string of another log in it, with its escapes escaped.
+    Drivers differ in what they percent-encode, and languages in what they escape. A log may also quote a string from
+    another log, with its escapes escaped again.
     """
     from html.entities import codepoint2name
 
@@ -162,21 +161,21 @@ def _alone_if_short(pattern: str, secret: str) -> str:
 
 
 def mask_in_urls(text: str) -> str:
-    """Return `text` without the passwords of URLs."""
+    """Return `text` without the passwords in URLs."""
     return re.sub(_IN_URL, rf"\1{MASK}@", text)
 
 
 def mask_by_name(text: str) -> str:
-    """Return `text` without what is called a password in it."""
+    """Return `text` without values that are named as passwords."""
     for pattern, replacement in _BY_NAME:
         text = re.sub(pattern, replacement, text)
     return text
 
 
 def may_hold_password(statement: str) -> bool:
-    """Tell whether a text of SQL may contain a password, so that nothing of it should be quoted.
+    """Tell whether SQL may contain a password, so that none of it should be quoted.
 
-    Where `password` can only be the name of a column, nothing is hidden; an address may be a column's default.
+    If `password` can only be the name of a column, nothing is hidden. But a column's default may be an address.
     """
     if re.search(_IN_ADDRESS, statement):
         return True

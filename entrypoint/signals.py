@@ -1,16 +1,16 @@
-"""SIGTERM and SIGINT: end within two seconds, in whatever phase the program is.
+"""Handles SIGTERM and SIGINT: the program ends within two seconds, whatever it is doing.
 
-The first signal raises `Interrupted` in the main thread, and every clean-up on its way out is bounded. A
-watchdog thread ends the process if that takes too long all the same, for example because a C library does not
-return. A second signal does not wait at all.
+The first signal raises `Interrupted` in the main thread, and every clean-up after that has a time limit. A watchdog
+thread ends the process if this takes too long nevertheless, for example because a C library does not return. A second
+signal ends it at once.
 
-An exception can go lost: Python drops what is raised in a callback of C code, in `__del__` or in a weak reference's
-callback, and a clean-up may replace it with an error of its own. So a signal is remembered, too. Every slice of a wait
-raises an exception that went lost (`raise_lost`), and nothing new is begun once a signal has come, least of all the
+An exception can get lost: Python drops one that is raised in a callback from C code, in `__del__` or in a weak
+reference's callback, and an error during clean-up may replace it. So the signal is remembered as well. Every slice of a
+wait raises a lost exception again (`raise_lost`). Once a signal has arrived, nothing new is started, least of all the
 application (`raise_received`).
 
-Signals that were ignored when the program started (as `nohup` and a shell's background jobs leave them) stay
-ignored. As pid 1 a signal without a handler is ignored by the kernel, so the handlers are installed first of all.
+Signals that were ignored when the program started (by `nohup`, or for a shell's background job) stay ignored. For pid 1
+the kernel ignores signals without a handler, so the handlers are installed first of all.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Literal
 else:
-    # What `signal` is made of. `signal` itself adds enumerations, and to import those takes 4 ms of every start
+    # The C module behind `signal`. `signal` itself adds enumerations, and importing those takes 4 ms of every start
     # (docs/startup-cost.md).
     import _signal as signal
 
@@ -37,12 +37,12 @@ _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 HANDLED = (signal.SIGTERM, signal.SIGINT)
 
-# The promise is 2 s from the signal to the end of the process; interpreter and kernel need a little of it.
+# We promise 2 s from the signal to the end of the process. The interpreter and the kernel need some of that.
 _PATIENCE = 1.7
 
 
 class Interrupted(BaseException):
-    """A signal asked the program to end. Not an Exception, so that nobody's `except Exception` keeps it."""
+    """A signal asked the program to end. Not an Exception, so that no `except Exception` catches it."""
 
     def __init__(self, signum: int) -> None:
         """Take the signal's number."""
@@ -52,19 +52,19 @@ class Interrupted(BaseException):
 
 
 class Stop:
-    """Asks a thread to end what it does, as a signal asks the main thread of the program. For `entrypoint.api`."""
+    """Asks a thread to stop its work, as a signal asks the program's main thread. For `entrypoint.api`."""
 
     __slots__ = ("asked", "told")
 
     def __init__(self) -> None:
-        """Ask nothing yet."""
+        """Do not ask yet."""
         self.asked = False
         self.told = False
-        """Whether the exception has been raised; what cleans up behind it is not to be disturbed again."""
+        """Whether the exception has been raised. The clean-up after that must not be interrupted again."""
 
 
 class _Here(_local):
-    """What the thread that asks has of its own."""
+    """The current thread's own state."""
 
     stop: Stop | None = None
 
@@ -72,23 +72,23 @@ class _Here(_local):
 _here = _Here()
 _received: int | None = None
 _lost = False
-"""Whether somebody is to raise the exception for what was received."""
+"""Whether the exception for the received signal still has to be raised."""
 _in_callback_of_c = False
 _main_thread: int | None = None
 _heir: Callable[[int], object] | None = None
 
 
 class NotInCallbacks:
-    """`with NotInCallbacks():` around a call of a C library that calls us back: a signal raises behind it, not within.
+    """Use `with NotInCallbacks():` around a C function that calls back, so that a signal raises after it, not inside.
 
-    psycopg's notice receiver, for one, is left half way by an exception, with a result that is then freed twice.
+    An exception in psycopg's notice receiver, for example, would leave it with a result that is then freed twice.
     """
 
     __slots__ = ()
 
     def __enter__(self) -> None:
         global _in_callback_of_c  # noqa: PLW0603 - signal handlers belong to the process, and so does this
-        if _thread.get_ident() == _main_thread:  # Handlers run there and nowhere else.
+        if _thread.get_ident() == _main_thread:  # Handlers only run there.
             _in_callback_of_c = True
 
     def __exit__(self, *_: object) -> Literal[False]:
@@ -100,9 +100,9 @@ class NotInCallbacks:
 
 
 def raise_lost() -> None:
-    """Raise `Interrupted`, in the main thread, if a signal has come and its exception went lost or was put off.
+    """Raise `Interrupted`, in the main thread, if a signal's exception got lost or was delayed.
 
-    Or, once, in a thread that was asked to stop.
+    Also raises it, once, in a thread that was asked to stop.
     """
     global _lost  # noqa: PLW0603 - as above
     if _lost and _received is not None and _thread.get_ident() == _main_thread:
@@ -115,9 +115,9 @@ def raise_lost() -> None:
 
 
 def raise_received() -> None:
-    """Raise `Interrupted`, in the main thread, if a signal has come, whatever became of its exception.
+    """Raise `Interrupted`, in the main thread, if a signal has arrived, even if its exception was raised before.
 
-    Call it before something new is begun, and not while cleaning up.
+    Call this before starting something new, but not while cleaning up.
     """
     if _received is not None and _heir is None and _thread.get_ident() == _main_thread:
         raise Interrupted(_received)
@@ -128,12 +128,12 @@ def raise_received() -> None:
 
 
 def heed(stop: Stop) -> None:
-    """Let what waits in this thread end when `stop` asks for it."""
+    """Let waits in this thread end when `stop` asks for it."""
     _here.stop = stop
 
 
 def installed() -> bool:
-    """Tell whether this process is the program's own, and no library's user."""
+    """Tell whether this process is the program itself, not an application that uses it as a library."""
     return _main_thread is not None
 
 
@@ -148,21 +148,21 @@ def block_only(mask: frozenset[int]) -> None:
 
 
 def ignore_nothing_of_pythons() -> None:
-    """Give the signals that CPython ignores at its start their default back.
+    """Restore the default action of the signals that CPython ignores when it starts.
 
-    An ignored signal stays ignored across exec. What they were before cannot be known; by default they end a process.
+    An ignored signal would stay ignored after exec. Their original action cannot be known; the default ends a process.
     """
     for signum in _IGNORED_BY_PYTHON:
         signal.signal(signum, signal.SIG_DFL)
 
 
 def ignore_broken_pipes() -> None:
-    """Let our own log survive a reader that has gone."""
+    """Ignore SIGPIPE, so that our log survives when its reader is gone."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
 def hold() -> None:
-    """Block the signals that end the program, in this thread: one that comes now waits, or ends the application."""
+    """Block the signals that end the program, in this thread. One that arrives now waits, or ends the application."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
 
@@ -175,29 +175,29 @@ def install() -> None:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, _handle)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        # For the application it may mean "reload"; for us, nothing.
+        # For the application, it may mean "reload". We ignore it.
         signal.signal(signal.SIGHUP, _do_nothing)
 
 
 def hand_to(heir: Callable[[int], object]) -> None:
-    """Let `heir` see to the end from now on, for a program that is not the main thread's alone.
+    """Let `heir` handle signals from now on, for a program whose work is not only in the main thread.
 
-    It is called in the signal handler, with the signal's number, instead of raising `Interrupted`. The watchdog and a
-    second signal end the process all the same.
+    The signal handler calls it with the signal's number, instead of raising `Interrupted`. The watchdog and a second
+    signal still end the process.
     """
     global _heir  # noqa: PLW0603 - signal handlers belong to the process, and so does this
     _heir = heir
 
 
 def restore() -> None:
-    """Give the signals that `install` handles their default back; one that has come already is raised here."""
+    """Restore the default action of the signals that `install` handles."""
     for signum in (*HANDLED, signal.SIGHUP):
         if signal.getsignal(signum) in (_handle, _do_nothing):
             signal.signal(signum, signal.SIG_DFL)
 
 
 def _do_nothing(_signum: int, _frame: FrameType | None) -> None:
-    """Let a signal pass, and find its default again after exec."""
+    """Ignore a signal. Unlike SIG_IGN, a handler is reset to the default by exec."""
 
 
 def _handle(signum: int, _frame: FrameType | None) -> None:
@@ -206,11 +206,11 @@ def _handle(signum: int, _frame: FrameType | None) -> None:
         os._exit(128 + signum)
     _received = signum
     put_off = _in_callback_of_c and _heir is None
-    try:  # noqa: SIM105 - nothing is imported here, not even contextlib
-        # Not `threading`: nothing must be imported here, as the signal may have come in the middle of that import.
+    try:  # noqa: SIM105 - nothing may be imported here, not even contextlib
+        # Not `threading`: nothing may be imported here, as the signal may have arrived during that very import.
         _thread.start_new_thread(_end_after_a_while, (128 + signum,))
     except RuntimeError:
-        pass  # No thread is to be had; the clean-up has bounds of its own.
+        pass  # The thread cannot be started. The clean-up itself has time limits.
     if put_off:
         _lost = True
     elif _heir is None:
@@ -220,7 +220,7 @@ def _handle(signum: int, _frame: FrameType | None) -> None:
 
 
 def _hear_of_what_went_lost(unraisable: sys.UnraisableHookArgs) -> None:
-    """Note an exception of ours that Python has to drop, instead of showing it."""
+    """Remember a dropped exception of ours, instead of showing it."""
     global _lost  # noqa: PLW0603 - as above
     if issubclass(unraisable.exc_type, Interrupted):
         _lost = True

@@ -73,7 +73,7 @@ def prepare_for_application(environ: Mapping[str, str]) -> tuple[Outcome, bool]:
     except EntrypointError as error:
         logs.failure(error)
         return Outcome("failed", error.schema_version, error), exit_on_failure
-    except Exception as error:  # noqa: BLE001 - a mistake of ours must not keep the application from starting
+    except Exception as error:  # noqa: BLE001 - a bug of ours must not keep the application from starting
         unexpected = internal_error(error)
         logs.failure(unexpected)
         return Outcome("failed", error=unexpected), exit_on_failure
@@ -147,7 +147,7 @@ def _answer(
         if not (plan.pending or plan.below or commanded) and not _due(directory, first.texts, up_to):
             tell_differences(directory, plan)
             return _nothing_to_do(plan, up_to, wanted, verdict)
-    # Something is to be done, or was not as it nearly always is: from here on it is a session that asks.
+    # There is something to do, or an unusual answer. From here on, a session is needed.
     from entrypoint.migration.ledger.finding import refuse_intrusion
     from entrypoint.survey import survey_beside
 
@@ -379,7 +379,7 @@ def _migrate(
 
         tell_pending(verdict, survey.wanted)
     try:
-        # Where nothing is due, a migration may have to be looked for that says `refresh`.
+        # If no repeatable file is due, a pending migration may still have a `refresh`.
         wanted = repeats if due or plan.pending else None
         assignment = assign(settings, survey, up_to, after=after, repeats=wanted)
         with display(assignment.board) if display is not None and (plan.pending or commanded) else nullcontext():
@@ -389,7 +389,7 @@ def _migrate(
     except EntrypointError as error:
         if plan.pending or due or commanded:
             raise
-        # Only the ledger was to be upgraded, and it can be read as it is.
+        # Only the ledger needs an upgrade, and it can be read as it is.
         logs.failure(error, level=logs.WARNING)
         return _nothing_to_do(plan, up_to, survey.wanted, verdict)
     return _migrated(result)
@@ -439,7 +439,7 @@ def _migrated(result: Result) -> Outcome:
     if result.repeated:
         return Outcome("migrated", result.current, repeated=result.repeated)
     if not result.waited:
-        # Somebody else was done between our first look and our turn; or only the ledger was to be upgraded.
+        # Somebody else finished between our first look and our turn; or only the ledger needed an upgrade.
         logs.event(
             logs.INFO,
             "schema.up_to_date",

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-# At least so long for the first survey, whatever connecting has left of its time.
+# The least seconds for the first survey, whatever connecting has left of its time.
 _SURVEY_PATIENCE = 1.0
 
 
@@ -61,11 +61,11 @@ class Survey(NamedTuple):
     plan: Plan
     rows: tuple[LedgerRow, ...]
     wanted: Wanted | None
-    """The other migration tool, with what was seen of it just now."""
+    """The other migration tool, with what was just read about it."""
     verdict: Verdict | None
-    """Whether that has anything to do."""
+    """Whether that tool has anything to do."""
     clocks: Clocks
-    """How much time the start has left."""
+    """How much time this start has left."""
 
 
 def survey_database(settings: Settings, *, up_to: int | None = None, after: bool = False) -> Survey:
@@ -93,11 +93,11 @@ def survey_beside(
 ) -> Survey:
     """Connect and compare. The question `before`, if there was one, counts as the first attempt to connect."""
     if before is None:
-        collect_garbage()  # A start does so later, as it goes on importing.
+        collect_garbage()  # If there is a question, this comes later, after more imports.
     token = logs.run_id()
     noted = before is not None and before.noted
     whereabouts = target_of(settings.address, token, noted=noted)
-    # A server that lets us in and then freezes, or goes, is to cost no more time than one that does not let us in.
+    # A server that accepts the login and then freezes or fails must not take more time than one that refuses it.
     clocks = start_clocks(settings, spent=0.0 if before is None else before.seconds())
     attempts = 0
     begun = 0.0
@@ -135,7 +135,7 @@ def survey_beside(
             raise fault from error
         except ConnectionLostError as lost:
             session.close()
-            kept = rows = None  # What is asked next may be another server.
+            kept = rows = None  # The next connection may reach another server.
             _connect_again(lost, attempts, settings, clocks.turn_to(CONNECTING))
         except BaseException:
             session.close()
@@ -146,9 +146,9 @@ def survey_beside(
 
 
 def collect_garbage() -> None:
-    """Switch the collector on, which has been off since the first line of __main__: from here on it may take long.
+    """Switch on the garbage collector, which `__main__` switches off: from here on, this process may live long.
 
-    What the imports have left is none of its business.
+    The collector ignores all objects from the imports.
     """
     if signals.installed():
         gc.freeze()
@@ -157,7 +157,7 @@ def collect_garbage() -> None:
 
 def _refuse_time_zone(place: Place) -> None:
     """Raise ConfigurationError if the earlier system's times would be read in the wrong time zone."""
-    if place.outdated and os.environ.get("PGTZ"):  # The program has taken it out (`leave_out_time_zone`).
+    if place.outdated and os.environ.get("PGTZ"):  # In the program itself, `leave_out_time_zone` has removed it.
         raise ConfigurationError(
             "PGTZ is set, and the tables are from the earlier migration system, whose times are in the server's time "
             "zone",
@@ -180,12 +180,13 @@ def _kept(before: Question) -> Session | None:
 
 
 def _connect_again(lost: ConnectionLostError, attempts: int, settings: Settings, arrival: Deadline) -> None:
-    """Pause and return if another attempt is allowed after so many `attempts`; otherwise raise `lost`."""
+    """Pause and return if another attempt is allowed after this many `attempts`; otherwise raise `lost`."""
     if attempts >= settings.connect.attempts or arrival.passed():
         raise lost
-    from entrypoint.database.backoff import pause_after  # Only now, as it imports tenacity.
+    from entrypoint.database.backoff import pause_after  # it imports tenacity
 
-    # Growing, as where nobody lets us in: PgBouncer does, while it cannot log in itself, and refuses the first query.
+    # The pauses grow, as for refused connections: PgBouncer accepts ours and then refuses the first query as long as it
+    # cannot log in to the server itself.
     seconds = min(pause_after(attempts - 1, settings.connect.backoff, uniform), arrival.remaining())
     logs.event(
         logs.WARNING,
@@ -206,7 +207,7 @@ def start_clocks(settings: Settings, *, spent: float = 0.0) -> Clocks:
 
 def _rows(session: Session, place: Place, settings: Settings, clocks: Clocks) -> tuple[LedgerRow, ...]:
     if not place.ledger and settings.role is None:
-        return ()  # With a role, it is to be known here whether we may take it.
+        return ()  # With a role, we go on, to find out whether we may use it.
 
     def look(patience: Deadline) -> Look:
         return reading.look(session, place, settings.role, patience, contending=False)
@@ -238,7 +239,7 @@ def until_unlocked(
                 raise
             from entrypoint.migration.lock import locked
 
-            # Whoever was seen at an earlier look may have gone in the very moment of the last question.
+            # If nobody blocks it any more, name the sessions seen before: they may just have released it.
             blockers = locked.who_locks(session, place) or blockers
             if waiting.passed():
                 raise locked.timed_out(blockers, settings.lock.timeout + clocks.stood) from error

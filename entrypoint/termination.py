@@ -1,4 +1,4 @@
-"""The reason for a failure where Kubernetes looks for it, so that `kubectl describe pod` shows it."""
+"""Writes the reason for a failure where Kubernetes looks for it, so that `kubectl describe pod` shows it."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ if TYPE_CHECKING:
 
 PATH = "/dev/termination-log"
 
-# For these a container is started. The others are for people and other programs, beside a container's own program.
+# The commands that are a container's main program. People and other programs run the others, inside a container.
 MAIN_PROGRAMS = ("run", "migrate", "wait", "serve")
 
-# The kubelet takes no more.
+# The kubelet's limit.
 _MOST_BYTES = 4096
 
 
 def tell(message: str, *, faults: Sequence[str] = (), remedy: str = "") -> None:
-    """Write why this program ends, if Kubernetes has made a file for that. Never raises, and never waits.
+    """Write why this program ends, if Kubernetes has created a file for that. Never raises, and never blocks.
 
-    Not from a terminal: somebody is sitting there, has read it, and ends no container by it (`kubectl exec -it`).
+    On a terminal, nothing is written: a person has read the message, and no container ends (`kubectl exec -it`).
     """
     if sys.stderr is not None and sys.stderr.isatty():
         return
     text = compose(visible(message), [visible(fault) for fault in faults], visible(remedy))
     try:
-        # Never created; and whatever else is at this place, a pipe for instance, must not keep us.
+        # Never create the file; and do not block if it is something else, such as a pipe.
         descriptor = os.open(PATH, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return
     try:
-        os.ftruncate(descriptor, 0)  # EINVAL for whatever is not a file
+        os.ftruncate(descriptor, 0)  # EINVAL for anything but a file
         os.write(descriptor, text)
     except OSError:
         return
@@ -43,7 +43,7 @@ def tell(message: str, *, faults: Sequence[str] = (), remedy: str = "") -> None:
 
 
 def compose(message: str, faults: Sequence[str], remedy: str) -> bytes:
-    """Return the text in UTF-8, 4096 bytes at most: if it is too long, the end of what comes before the remedy goes."""
+    """Return the text in UTF-8, at most 4096 bytes. If it is too long, the part before the remedy is cut at its end."""
     last = _cut(f"\nFix: {remedy}" if remedy else "", _MOST_BYTES // 2)
     return _cut("\n".join([message, *(f"- {fault}" for fault in faults)]), _MOST_BYTES - len(last)) + last
 
@@ -52,5 +52,5 @@ def _cut(text: str, most: int) -> bytes:
     data = text.encode(errors="backslashreplace")
     if len(data) <= most:
         return data
-    # A character that was cut in the middle is left out.
+    # Drop a character that was cut in the middle.
     return data[: most - 4].decode(errors="ignore").encode() + b" ..."

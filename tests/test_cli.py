@@ -171,7 +171,8 @@ def test_a_misspelt_variable_is_named_unless_a_start_goes_well(
     for command in ("status", "check"):
         (told,) = run_entrypoint(command, env=environment).ok().logs("configuration.misspelt")
         assert (
-            told["message"] == "MIGRATION_DIR is set, and is no variable of this program. Did you mean MIGRATIONS_DIR?"
+            told["message"]
+            == "MIGRATION_DIR is set, but this program has no such variable. Did you mean MIGRATIONS_DIR?"
         )
     for arguments in (("run", "--", "true"), ("migrate",)):
         assert not run_entrypoint(*arguments, env=environment).ok().logs("configuration.misspelt")
