@@ -192,9 +192,9 @@ class Demonstration:
             [other for other in outcomes if other not in ("migrated", "waited", "up_to_date")],
             [],
         )
-        expect("no application was told of an error", {answer.error for answer in answers}, {None})
+        expect("no application has ENTRYPOINT_ERROR set", {answer.error for answer in answers}, {None})
         versions = {answer.schema_version for answer in answers}
-        expect(f"each was told the schema version, {self.latest}", versions, {self.latest})
+        expect(f"each application knows the schema version, {self.latest}", versions, {self.latest})
         expect(
             "all three answer with the same rows",
             len({(answer.companies, answer.devices, *answer.names) for answer in answers}),
@@ -207,15 +207,15 @@ class Demonstration:
             ledger = [Applied(*row) for row in connection.execute(LEDGER)]
             locks = connection.execute(LOCK).fetchall()
 
-        self.screen.heading("What the ledger says: each migration once, whoever ran it")
+        self.screen.heading("The migration history: each migration ran once")
         longest = max((row.milliseconds for row in ledger), default=0) or 1
         for row in ledger:
             name, bar = row.filename.removesuffix(".sql"), self.screen.bar(row.milliseconds / longest)
             self.screen.note(f"{name:<34} {row.milliseconds:>5} ms  {bar}")
-        self.screen.note(f"{'together':<34} {sum(row.milliseconds for row in ledger):>5} ms")
+        self.screen.note(f"{'in total':<34} {sum(row.milliseconds for row in ledger):>5} ms")
 
         self.checks.expect(
-            f"the ledger holds each of the {len(self.files)} migrations exactly once",
+            f"the migration history has each of the {len(self.files)} migrations exactly once",
             [row.filename for row in ledger],
             self.files,
         )
@@ -226,7 +226,7 @@ class Demonstration:
     def stop(self, replicas: list[Replica]) -> None:
         """Stop the applications as a container runtime does."""
         codes = [replica.stop() for replica in replicas]
-        self.checks.expect("SIGTERM reaches each application, which ends with 0", codes, [0] * len(codes))
+        self.checks.expect("SIGTERM reaches each application, which exits with 0", codes, [0] * len(codes))
 
     def start_again(self, ledger: list[Applied]) -> None:
         """Start one replica on the finished schema, and compare its time with the application alone."""
@@ -247,10 +247,10 @@ class Demonstration:
         self.screen.note(f"The application alone, without entrypoint, takes {alone.answered_after:.2f} s.")
 
         self.checks.expect("a second start finds everything up to date", answer.outcome, "up_to_date")
-        self.checks.expect("it keeps its pid and ends with 0 too", (answer.pid, code), (replica.pid, 0))
+        self.checks.expect("it also keeps its pid and exits with 0", (answer.pid, code), (replica.pid, 0))
         with self.server.connect(DATABASE) as connection:
             after = [Applied(*row) for row in connection.execute(LEDGER)]
-        self.checks.expect("it leaves the ledger as it was", after, ledger)
+        self.checks.expect("it does not change the migration history", after, ledger)
 
     def show_commands(self) -> None:
         """Show what an operator sees."""
@@ -267,7 +267,7 @@ class Demonstration:
         """Check what the server has logged since `mark`."""
         log = self.server.log_text(mark).splitlines()
         faults = [line for line in log if any(f"{word}: " in line for word in ("ERROR", "FATAL", "PANIC"))]
-        self.checks.expect("PostgreSQL's own log holds no error", faults, [])
+        self.checks.expect("PostgreSQL's own log contains no error", faults, [])
 
     def run(self, *arguments: str) -> str:
         """Run one of our commands, check its exit code, and return its output."""
@@ -283,7 +283,7 @@ class Demonstration:
         )
         if done.stderr:
             self.screen.line(done.stderr.rstrip())
-        self.checks.expect(f"entrypoint {' '.join(arguments)} ends with 0", done.returncode, 0)
+        self.checks.expect(f"entrypoint {' '.join(arguments)} exits with 0", done.returncode, 0)
         return done.stdout
 
 
@@ -324,9 +324,9 @@ def main() -> int:
         screen.line(screen.paint("Interrupted: everything has been stopped.", RED))
         return 128 + interruption.number
     except TROUBLE as error:
-        checks.fail(f"the demonstration could not go on: {str(error).strip()}")
+        checks.fail(f"the demonstration could not continue: {str(error).strip()}")
 
-    screen.heading("What was promised, and whether it held")
+    screen.heading("The promises, and whether they were kept")
     for claim, holds in checks.results:
         screen.verdict(claim, holds=holds)
     screen.line()

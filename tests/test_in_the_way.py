@@ -121,7 +121,7 @@ def test_who_has_locked_the_ledger_while_a_file_commits_is_named(scene: Scene, s
     assert f"waited behind backend {pid} (postgres, hans, idle in transaction" in error["message"]
     assert "schema_migrations" in error["message"]
     assert error["remedy"].startswith(
-        f"It goes on when that transaction ends. To end it: SELECT pg_terminate_backend({pid})"
+        f"Wait until that transaction ends, or end the session: SELECT pg_terminate_backend({pid})"
     )
     assert "network" not in run.stderr
     assert "COMMIT" not in run.stderr

@@ -1,1 +1,1 @@
-"""What the tests look with: processes from outside, databases, a proxy that fails on demand, migrations."""
+"""The tests' helpers: processes seen from outside, databases, a proxy that fails on demand, migrations."""

@@ -1,4 +1,4 @@
-"""A connection of psycopg's that answers as the first look's own does."""
+"""A psycopg connection with the interface of the connection that the first look uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Asker:
-    """Asks a server, as the first look does."""
+    """Queries a server, as the first look does."""
 
     def __init__(self, connection: Connection[TupleRow]) -> None:
         self._connection = connection

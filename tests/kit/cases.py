@@ -1,6 +1,6 @@
-"""Which tests hold the cases that once broke a promise: each is marked `@pytest.mark.case("A1")`.
+"""Finds the tests for each case that once broke a promise; they are marked `@pytest.mark.case("A1")`.
 
-`python -m tests.kit.cases` prints the table that stands in tests/CASES.md.
+`python -m tests.kit.cases` prints the table for tests/CASES.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NAMES = tuple(
 
 
 def holders_of_cases() -> dict[str, list[str]]:
-    """Return the tests that bear each case's name, as `file::function`, in the order of the files."""
+    """Return the tests marked with each case, as `file::function`, in the order of the files."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted(FOLDER.rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -29,7 +29,7 @@ def holders_of_cases() -> dict[str, list[str]]:
 
 
 def _cases(node: ast.FunctionDef | ast.ClassDef) -> list[str]:
-    """Return the names in the marks above a test, and in the marks of its parameters."""
+    """Return the cases in the marks of a test, and in those of its parameters."""
     names: list[str] = []
     for decorator in node.decorator_list:
         for call in ast.walk(decorator):

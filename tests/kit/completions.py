@@ -1,4 +1,4 @@
-"""Make the scripts that `entrypoint completion` prints, by shtab: `python -m tests.kit.completions`."""
+"""Generates the scripts that `entrypoint completion` prints, with shtab: `python -m tests.kit.completions`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(cli.__file__).parent / "commands" / "completions"
 
-# What shtab cannot say: behind `run` there is another command, with its own completion; and a value behind `=`.
+# shtab cannot express this: after `run` comes another command with its own completion; and a value may follow `=`.
 _BASH = """
 _entrypoint() {
   local first=2
@@ -83,7 +83,7 @@ def script(shell: str) -> str:
 
 
 def _tell(command: str, action: argparse.Action) -> None:
-    """Say what an argument's values are where the parser itself does not."""
+    """Tell shtab an argument's values if the parser itself does not."""
     if action.metavar == "DIR":
         action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]  # shtab's own
     elif action.metavar == "FILE":

@@ -1,4 +1,4 @@
-"""Databases for one test each, and what can be asked of them and of their server's log."""
+"""Databases, one for each test, with queries for them and for their server's log."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ EMPTY = "empty"
 
 
 def make_template(server: Server) -> None:
-    """Make `EMPTY`, which is `template0` once somebody has looked into it.
+    """Create `EMPTY`: a copy of `template0` in which there has been a session.
 
-    The first session in a database writes down what it has read of the catalogues, `pg_internal.init`; a clone has
-    that file, too, so that no test's first session has to do it: that saves a third of making a database.
+    The first session in a database caches parts of the catalog in `pg_internal.init`. A copy has that file, too, so
+    that the first session of a test need not write it. That saves a third of the time to create a database.
     """
     server.create_database(EMPTY)
     server.connect(EMPTY).close()
@@ -38,29 +38,29 @@ def make_template(server: Server) -> None:
 
 
 class Clerk:
-    """Makes and drops databases on one connection: to connect each time costs a server more than to drop one."""
+    """Creates and drops databases on one connection: connecting takes a server longer than dropping a database."""
 
     def __init__(self, server: Server) -> None:
-        """Connect when there is something to do."""
+        """Take the server. The connection is opened when it is needed."""
         self._server = server
         self._connection: Connection[TupleRow] | None = None
 
     def create_database(self, name: str, *, template: str) -> None:
-        """Create a database as `Server` does."""
+        """Create a database, as `Server` does."""
         self._do(lambda connection: self._server.create_database(name, template=template, connection=connection))
 
     def drop_database(self, name: str) -> None:
-        """Drop a database as `Server` does."""
+        """Drop a database, as `Server` does."""
         self._do(lambda connection: self._server.drop_database(name, connection=connection))
 
     def close(self) -> None:
-        """Leave the server."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
 
     def _do(self, work: Callable[[Connection[TupleRow]], None]) -> None:
         if self._connection is not None:
-            # A test may have ended it, or the server.
+            # A test may have ended the connection or the server.
             with contextlib.suppress(psycopg.OperationalError):
                 work(self._connection)
                 return
@@ -70,40 +70,40 @@ class Clerk:
 
 
 def server_errors(server: Server, since: int = 0) -> list[str]:
-    """Return the server's warnings and errors since a mark that `server.log_size()` gave.
+    """Return the server's warnings and errors since a mark from `server.log_size()`.
 
-    Only their first lines: DETAIL and STATEMENT are in `server.log_text(since)`.
+    This only returns their first lines: DETAIL and STATEMENT are in `server.log_text(since)`.
     """
     return [line for line in server.log_text(since).splitlines() if PROBLEM.search(line)]
 
 
 @dataclass(frozen=True)
 class Database:
-    """A database of a test. Every call opens a connection of its own, so that none is left in the way."""
+    """A test's database. Every call opens a new connection, so that none is left open."""
 
     server: Server
     name: str
 
     @property
     def url(self) -> str:
-        """Return its URL."""
+        """Its URL."""
         return self.server.url(self.name)
 
     @property
     def conninfo(self) -> str:
-        """Return its address in libpq's other spelling."""
+        """Its address as a conninfo string."""
         return self.server.conninfo(self.name)
 
     def url_at(self, port: int) -> str:
-        """Return its URL through a proxy's `port`, in the clear so that the proxy can read along."""
+        """Return its URL through a proxy's `port`, unencrypted so that the proxy can read the traffic."""
         return self.server.url(self.name, port=port, sslmode="disable", gssencmode="disable")
 
     def connect(self, **parameters: str | int) -> Connection[TupleRow]:
-        """Open a connection in autocommit mode, to hold a lock, say; `parameters` are libpq's."""
+        """Open a connection in autocommit mode, for example to hold a lock; `parameters` are libpq's."""
         return self.server.connect(self.name, **parameters)
 
     def execute(self, sql: str, params: Params = None) -> None:
-        """Run SQL; without parameters it may be several statements."""
+        """Run SQL; without `params` it may be several statements."""
         with self.connect() as connection:
             connection.execute(sql, params)
 
@@ -119,13 +119,13 @@ class Database:
         return rows[0][0] if len(rows[0]) == 1 else rows[0]
 
     def exists(self, relation: str) -> bool:
-        """Return whether there is such a table, view or index."""
+        """Tell whether a table, view or index exists."""
         return bool(self.one("SELECT to_regclass(%s) IS NOT NULL", (relation,)))
 
     def sessions(self, *, ours: int = 1) -> int:
-        """Return how many clients are connected, without the `ours` connections that look.
+        """Return how many clients are connected, not counting `ours`: the connections of the test itself.
 
-        A backend ends a moment after its client, so wait for a number with `until`.
+        A backend ends a moment after its client, so use `until` to wait for a number.
         """
         count = self.one(
             "SELECT count(*) FROM pg_stat_activity"
@@ -134,21 +134,21 @@ class Database:
         return int(count) - ours
 
     def schema(self) -> str:
-        """Return all definitions as pg_dump writes them, to be compared."""
+        """Return all definitions as pg_dump writes them, for comparisons."""
         return self._dump("--schema-only")
 
     def contents(self) -> str:
-        """Return all definitions and rows as pg_dump writes them, to be compared."""
+        """Return all definitions and rows as pg_dump writes them, for comparisons."""
         return self._dump("--inserts")
 
     def _dump(self, option: str) -> str:
         command = [str(self.server.bin / "pg_dump"), option, "--dbname", self.conninfo]
         dump = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env={})
         assert dump.returncode == 0, dump.stderr
-        # psql's \restrict carries a random key.
+        # psql's \restrict has a random key.
         random = ("\\restrict", "\\unrestrict")
         return "\n".join(line for line in dump.stdout.splitlines() if not line.startswith(random))
 
     def drop(self) -> None:
-        """Drop it, whoever is connected."""
+        """Drop it, even if somebody is connected."""
         self.server.drop_database(self.name)

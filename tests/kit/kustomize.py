@@ -1,4 +1,4 @@
-"""Building overlays, with the program that their users build them with: kustomize, or the one inside kubectl."""
+"""Builds overlays with the same program as their users: kustomize, or the one inside kubectl."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FOLDER = Path(__file__).parents[2] / "k8s"
-# The first without the fields that older ones had instead of `patches` and `resources`; kubectl has it since 1.27.
+# The first version without the fields that `patches` and `resources` have replaced; kubectl has it since 1.27.
 OLDEST = 5
 
 
 class KustomizeMissingError(Exception):
-    """There is no kustomize on this machine, or only one that is too old."""
+    """kustomize is not installed on this machine, or it is too old."""
 
 
 @functools.cache
 def builder() -> Sequence[str]:
-    """Return how to build a folder, up to its name. Raises KustomizeMissingError."""
+    """Return the command that builds a folder, without the folder's name. Raises KustomizeMissingError."""
     if found := shutil.which("kustomize"):
         return (found, "build")
     kubectl = shutil.which("kubectl")
@@ -42,10 +42,10 @@ def builder() -> Sequence[str]:
 
 
 def build(folder: Path) -> list[dict[str, Any]]:
-    """Return the objects that `folder` is built into."""
+    """Build `folder` and return the objects."""
     built = subprocess.run([*builder(), str(folder)], capture_output=True, text=True, check=False, timeout=60)
     assert built.returncode == 0, built.stderr
-    # It warns of fields that are going to be removed.
+    # It warns about deprecated fields.
     assert not built.stderr, built.stderr
     return [item for item in yaml.safe_load_all(built.stdout) if item]
 
@@ -53,11 +53,11 @@ def build(folder: Path) -> list[dict[str, Any]]:
 def build_upon(
     overlay: str, folder: Path, more: str = "", *, components: Sequence[str] = (), beside: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Return what a user's own kustomization in `folder` makes of one of ours.
+    """Build a user's kustomization in `folder` on top of one of ours, and return the objects.
 
-    `beside`: the user's own files there; `more`: the rest of the kustomization, in YAML.
+    `beside`: the user's own files there. `more`: the rest of the kustomization, in YAML.
     """
-    # Not absolute paths: kustomize refuses those.
+    # kustomize refuses absolute paths.
     resources = "".join(f"  - {name}\n" for name in (_from(folder, overlay), *beside))
     text = f"apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n{resources}"
     if components:

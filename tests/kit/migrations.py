@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def write_migrations(directory: Path, files: Mapping[str, str | bytes]) -> Path:
-    """Write files into `directory`, which is made if need be, and return it. Line ends stay as they are."""
+    """Write files into `directory`, which is created if necessary, and return it. Line endings stay as they are."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         data = content if isinstance(content, bytes) else content.encode()
@@ -19,9 +19,9 @@ def write_migrations(directory: Path, files: Mapping[str, str | bytes]) -> Path:
 
 
 def non_idempotent(count: int) -> dict[str, str]:
-    """Return `count` migrations that each fail if they run twice, and each record that they ran in `step`.
+    """Return `count` migrations that fail if they run twice. Each records its run in the table `step`.
 
-    `step` has no unique key: a second run that got past the rest would show as a second row.
+    `step` has no unique key, so a second run that did not fail would show as a second row.
     """
     return {f"{number:03d}_step.sql": _step(number) for number in range(1, count + 1)}
 

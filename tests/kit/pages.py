@@ -1,4 +1,4 @@
-"""What the documentation shows, for tests that try it."""
+"""Reads the code blocks in the documentation, for tests that run them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """Return the fenced blocks of a language, those in lists too, without their indentation."""
+    """Return the fenced blocks in a language, even those in lists, without their indentation."""
     found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL)
     return [textwrap.dedent(text) for _, text in found]
 
@@ -20,14 +20,14 @@ class Block(NamedTuple):
     """A block of code on a page."""
 
     heading: str
-    """The section it is in, as in `## Use it`; empty above the first."""
+    """The section that it is in, such as `Use it`; empty before the first."""
     language: str
-    """Empty for one that is only indented."""
+    """Empty for a block that is only indented."""
     text: str
 
 
 def every_block(page: Path) -> list[Block]:
-    """Return all blocks of code that a page has, fenced and indented, in order."""
+    """Return all code blocks of a page, fenced and indented, in order."""
     found: list[Block] = []
     pattern = re.compile(
         r"^## (?P<heading>.+)$|^(?P<indent> *)```(?P<language>\w*)\n(?P<fenced>[\s\S]*?)^(?P=indent)```$"

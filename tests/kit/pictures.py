@@ -1,10 +1,10 @@
-"""Make the pictures of docs/commands/pictures.md: each command as a terminal shows it, by `make screenshots`.
+"""Makes the pictures for docs/commands/pictures.md: each command as a terminal shows it. Run by `make screenshots`.
 
-A real server, the real program, a real terminal of 60 columns and one of 120. One picture is light and dark: its
-colours are those that the reader's screen asks for.
+It uses a real server, the real program, and real terminals with 60 and 120 columns. A picture is light or dark,
+depending on the reader's color scheme.
 """
 
-# ruff: noqa: T201 - it is a program, and prints
+# ruff: noqa: T201 - a program, which prints
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ IMAGES = ROOT / "docs" / "images" / "commands"
 WIDTHS = (60, 120)
 # In pixels, for 13 px of a monospaced font.
 _WIDTH, _HEIGHT, _BASELINE, _MARGIN = 7.8, 18, 13, 14
-# As ANSI numbers them: red, green, yellow, blue, magenta, cyan; on white, and on nearly black.
+# By ANSI number: red, green, yellow, blue, magenta, cyan; on white, and on nearly black.
 _LIGHT = ("#cf222e", "#116329", "#7d4e00", "#0550ae", "#8250df", "#1b7c83")
 _DARK = ("#f85149", "#3fb950", "#d29922", "#58a6ff", "#bc8cff", "#39c5cf")
 _MOST_LINES = 60
@@ -51,9 +51,9 @@ class Shop:
     """A database `shop`, and a directory with its migrations."""
 
     def __init__(self, server: Server, folder: Path) -> None:
-        """Begin with nothing applied."""
+        """Create them, with nothing applied."""
         self.server = server
-        # Before anything that is pending, too; so only where a picture is about that.
+        # Also affects every migrate, so only the picture about backups sets it.
         self.backups = False
         self.folder = folder
         (folder / "migrations" / "rollback").mkdir(parents=True)
@@ -82,13 +82,13 @@ class Shop:
         }
 
     def quietly(self, *command: str) -> None:
-        """Run the program for what it does, whether that works or not."""
+        """Run the program without showing its output; it may fail."""
         subprocess.run(
             ["entrypoint", *command], cwd=self.folder, env=self.environment(), check=False, capture_output=True
         )
 
     def on_terminal(self, words: tuple[str, ...], columns: int) -> list[str]:
-        """Return the screen of a terminal after a command, in colours."""
+        """Return a terminal's screen after a command, in colors."""
         with (
             Terminal(columns=columns, lines=_MOST_LINES) as terminal,
             subprocess.Popen(
@@ -122,7 +122,7 @@ def pending(shop: Shop) -> None:
 
 
 def broken(shop: Shop) -> None:
-    """One file has failed, one was changed since, and one is gone."""
+    """One file has failed, one has changed since it was applied, and one is missing."""
     applied(shop)
     shop.write(
         {"002_orders.sql": FILES["002_orders.sql"] + "-- changed\n", "004_bad.sql": "SELECT no_such FROM orders;\n"}
@@ -157,7 +157,7 @@ def adoptable(shop: Shop) -> None:
 
 
 class Picture(NamedTuple):
-    """A command, and what it is shown on."""
+    """A command, and the state of the shop when it runs."""
 
     command: str
     before: Callable[[Shop], None] = applied
@@ -187,7 +187,7 @@ PICTURES = {
 
 
 def picture(command: str, lines: list[str], columns: int) -> str:
-    """Return the picture of a screen, as SVG. Pure."""
+    """Return a screen as SVG. Pure."""
     lines = [f"$ {command}", *lines]
     width = round(columns * _WIDTH + 2 * _MARGIN)
     height = len(lines) * _HEIGHT + 2 * _MARGIN
@@ -231,13 +231,13 @@ def _spans(line: str, columns: int) -> str:
 
 @contextmanager
 def shop(server: Server) -> Iterator[Shop]:
-    """Open a new shop, and throw it away afterwards."""
+    """Open a new shop, and remove it afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         yield Shop(server, Path(folder))
 
 
 def main(names: list[str]) -> None:
-    """Write the pictures of these names, or all."""
+    """Write the pictures with these names, or all."""
     IMAGES.mkdir(parents=True, exist_ok=True)
     with Server() as server:
         with server.connect() as connection:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def executable() -> str | None:
-    """Return where PgBouncer is, or None."""
+    """Return the path of PgBouncer; None if it is not installed."""
     return shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 
 
@@ -37,11 +37,11 @@ def pooler(
 ) -> Iterator[int]:
     """Run PgBouncer with `pool_size` server connections for each database; yield its port.
 
-    `patience`: after so many seconds it turns away a client for which it has no connection; its own default is 120.
-    `query_timeout`: it ends a session whose statement takes so many seconds; 0 for never, as is its default.
-    `idle_transaction_timeout`: the same for one that is idle in a transaction for so long.
-    `login_retry`: for so many seconds after a login that failed it refuses all clients; 15 is its default.
-    `ignored`: the start-up parameters that it drops, where it would refuse a client that has them.
+    `patience`: after this many seconds, it rejects a client for which it has no connection (by default 120).
+    `query_timeout`: it ends a session if a statement takes this many seconds; 0, the default, for no limit.
+    `idle_transaction_timeout`: the same for a session that is idle in a transaction.
+    `login_retry`: it rejects all clients for this many seconds after a failed login to the server (by default 15).
+    `ignored`: the startup parameters to ignore; it rejects clients with other unknown ones.
     """
     program = executable()
     if program is None:
@@ -49,7 +49,7 @@ def pooler(
         raise FileNotFoundError(msg)
     owner = Owner.choose()
     port = free_port()
-    # Not below pytest's own folder, which only our account may enter.
+    # Not inside pytest's temporary directory, which only our account may enter.
     with tempfile.TemporaryDirectory(prefix="pgbouncer-") as name:
         directory = Path(name)
         configuration = directory / "pgbouncer.ini"
@@ -69,7 +69,7 @@ def pooler(
             ignore_startup_parameters = {ignored}
             default_pool_size = {pool_size}
             unix_socket_dir =
-            # Fail soon where a pool is too small, so that a test need not wait for the default of two minutes.
+            # Fail soon if the pool is too small, so that a test need not wait for two minutes, the default.
             query_wait_timeout = {patience}
             """.replace("\n            ", "\n")
         )

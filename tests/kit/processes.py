@@ -1,4 +1,4 @@
-"""Run programs from outside, and look at them through /proc. Nothing here waits without a time-out."""
+"""Runs programs, and observes them from outside through /proc. Every wait here has a timeout."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ PROC = Path("/proc")
 
 
 class StillWaitingError(AssertionError):
-    """What was awaited did not happen in time; an assertion, so that pytest counts it as a failed test."""
+    """Something did not happen in time. It is an AssertionError, so that pytest counts the test as failed."""
 
 
 def until(condition: Callable[[], T], timeout: float = 10, what: str | Callable[[], str] = "") -> T:
     """Poll `condition` until it returns something true, and return that; fail with `what` was awaited.
 
-    `what` may be a function, for a message that tells how things stand at the end.
+    `what` may be a function, for a message that describes the state at the end.
     """
     deadline = time.monotonic() + timeout
     while True:
-        # The time is read first: a condition that became true at the last moment counts.
+        # Read the time first, so that a condition that becomes true at the last moment counts.
         asked = time.monotonic()
         result = condition()
         if result:
@@ -50,7 +50,7 @@ def until(condition: Callable[[], T], timeout: float = 10, what: str | Callable[
             awaited = what() if callable(what) else what
             msg = f"not within {timeout:g} s: {awaited or getattr(condition, '__name__', condition)}"
             raise StillWaitingError(msg)
-        # Some conditions take a connection to the database: leave the processor to those that are waited for.
+        # Some conditions connect to the database. Leave the processor to the processes that we wait for.
         time.sleep(min(max(0.005, 4 * (time.monotonic() - asked)), 0.05))
 
 
@@ -60,7 +60,7 @@ def until(condition: Callable[[], T], timeout: float = 10, what: str | Callable[
 def status(pid: int) -> dict[str, str]:
     """Return /proc/PID/status as a dictionary: `SigIgn`, `SigBlk`, `SigCgt`, `VmHWM` and the others.
 
-    In `SigIgn`, without glibc's own signals.
+    `SigIgn` does not include glibc's internal signals.
     """
     lines = (PROC / str(pid) / "status").read_text().splitlines()
     found = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -70,14 +70,14 @@ def status(pid: int) -> dict[str, str]:
 def without_internal(mask: str) -> str:
     """Return a mask of /proc/PID/status without the signals 32 and 33, which no program can set.
 
-    glibc keeps them for itself. Its posix_spawn leaves both ignored, so whatever `make` starts has them so, and the
-    first thread of a process takes the second.
+    glibc uses them internally. Its posix_spawn leaves both ignored, so they are ignored in everything that `make`
+    starts, until the first thread of a process uses the second.
     """
     return f"{int(mask, 16) & ~(0b11 << 31):016x}"
 
 
 def peak_memory(pid: int) -> int:
-    """Return the most memory that the process has had so far, in bytes (VmHWM)."""
+    """Return the most memory that the process has used so far, in bytes (VmHWM)."""
     return int(status(pid)["VmHWM"].removesuffix("kB")) * 1024
 
 
@@ -91,13 +91,13 @@ def open_fds(pid: int) -> dict[int, str]:
 
 
 def command_line(pid: int) -> list[str]:
-    """Return the arguments of a process: after the hand-over, those of the application."""
+    """Return the arguments of a process; after the exec, those of the application."""
     text = (PROC / str(pid) / "cmdline").read_bytes()
     return [os.fsdecode(part) for part in text.split(b"\0")[:-1]]
 
 
 def environ(pid: int) -> dict[str, str]:
-    """Return the environment that a process was started with: after the hand-over, the application's."""
+    """Return the environment that a process was started with; after the exec, the application's."""
     entries = (PROC / str(pid) / "environ").read_bytes().split(b"\0")[:-1]
     pairs = (os.fsdecode(entry).partition("=") for entry in entries)
     return {name: value for name, _, value in pairs}
@@ -105,7 +105,7 @@ def environ(pid: int) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Stat:
-    """The head of /proc/PID/stat."""
+    """The first fields of /proc/PID/stat."""
 
     pid: int
     state: str
@@ -115,8 +115,8 @@ class Stat:
 
 
 def stat(pid: int) -> Stat | None:
-    """Return the head of /proc/PID/stat, None if there is no such process."""
-    # Without pathlib and decoding: the end of each run asks this about every process of the machine.
+    """Return the first fields of /proc/PID/stat; None if there is no such process."""
+    # Without pathlib and decoding, to be fast: at the end of each run, this is called for every process of the machine.
     try:
         file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -127,34 +127,34 @@ def stat(pid: int) -> Stat | None:
         return None
     finally:
         os.close(file)
-    # The name stands in parentheses and may hold anything, parentheses too.
+    # The name is in parentheses and may contain anything, even parentheses.
     state_, parent, group, session = text[text.rindex(b")") + 1 :].split(None, 4)[:4]
     return Stat(pid, state_.decode(), int(parent), int(group), int(session))
 
 
 def state(pid: int) -> str:
-    """Return the state letter (`R`, `S`, `D`, `T`, `Z` …), or an empty string if there is no such process."""
+    """Return the letter of the state (`R`, `S`, `D`, `T`, `Z` …); empty if there is no such process."""
     found = stat(pid)
     return found.state if found else ""
 
 
 def alive(pid: int) -> bool:
-    """Return whether the process exists and is not a zombie."""
+    """Tell whether the process exists and is not a zombie."""
     return state(pid) not in {"", "Z", "X"}
 
 
 def processes() -> Iterator[Stat]:
-    """Iterate over all processes of the machine."""
-    for name in os.listdir(PROC):  # noqa: PTH208 - for the same reason as in `stat`
+    """Yield all processes of the machine."""
+    for name in os.listdir(PROC):  # noqa: PTH208 - fast, as in `stat`
         if name.isdecimal() and (found := stat(int(name))):
             yield found
 
 
 def descendants(pid: int, everybody: Sequence[Stat] = ()) -> list[int]:
-    """Return the children of a process, their children, and so on, zombies included."""
+    """Return the children of a process, their children, and so on, including zombies."""
     everybody = everybody or list(processes())
     found = [pid]
-    for member in found:  # grows while we walk
+    for member in found:  # grows during the loop
         found += [other.pid for other in everybody if other.parent == member]
     return found[1:]
 
@@ -166,10 +166,10 @@ _numbers = itertools.count(1)
 
 
 class Run:
-    """A process, its output so far, and its log. A context manager; nothing of it survives the end.
+    """A process, its output so far, and its log. As a context manager, it leaves no process behind.
 
-    The environment is what is given and nothing else, except for PATH, which is our own unless given.
-    The process leads a session of its own, by which its children are found again even when it is dead.
+    The process gets exactly the given environment; only PATH is added if it is missing. It leads a new session, so that
+    its children can be found even when it is dead.
     """
 
     def __init__(
@@ -187,12 +187,12 @@ class Run:
         before_exec: Callable[[], None] | None = None,
         warm: Warm | None = None,
     ) -> None:
-        """Start `argv` in `cwd` (`directory` unless given); its output goes to files in `directory`.
+        """Start `argv` in `cwd` (by default `directory`); its output goes to files in `directory`.
 
-        `stdout` and `stderr` are descriptors to use instead of these files, a terminal's for example.
-        `before_exec` runs in the child: to ignore or block a signal, or to set a limit. SIGINT and SIGQUIT are at
-        their defaults before that: a shell that starts the tests in the background has both ignored.
-        `warm`, if `argv` is `PROGRAM`'s: clone that process instead, unless there is more to inherit than usual.
+        `stdout`, `stderr`: descriptors to use instead of these files, for example a terminal's. `before_exec`: runs in
+        the child, to ignore or block a signal, or to set a limit. Before that, SIGINT and SIGQUIT are set to their
+        defaults, because a shell that runs the tests in the background ignores both. `warm`: if `argv` begins with
+        `PROGRAM`, clone this process instead, unless the process must inherit something special.
         """
         ignored = [number for number in (signal.SIGINT, signal.SIGQUIT) if signal.getsignal(number) == signal.SIG_IGN]
 
@@ -207,14 +207,14 @@ class Run:
         self._stdout = directory / f"run-{number}.stdout"
         self._stderr = directory / f"run-{number}.stderr"
         self.started = time.monotonic()
-        # Appending, so that a second writer (a shell's `>/dev/stderr`) does not write over the first.
+        # In append mode, so that a second writer (a shell's `>/dev/stderr`) does not overwrite the first.
         with self._stdout.open("ab") as out, self._stderr.open("ab") as err, warnings.catch_warnings():
             output = (out.fileno() if stdout is None else stdout, err.fileno() if stderr is None else stderr)
             usual = stdin == subprocess.DEVNULL and not pass_fds and umask == -1 and before_exec is None
             clone = None
             if warm is not None and usual and not any(map(os.isatty, output)):
                 clone = warm.start(argv[len(PROGRAM) :], _environment(env or {}), cwd or directory, output)
-            # From 3.12 on, `preexec_fn` warns if there are threads (a proxy's, say). It takes no locks.
+            # Since Python 3.12, `preexec_fn` warns if there are threads, such as a proxy's. Ours takes no locks.
             warnings.simplefilter("ignore", DeprecationWarning)
             self.process: subprocess.Popen[bytes] | Clone = clone or subprocess.Popen(
                 argv,
@@ -225,33 +225,33 @@ class Run:
                 stderr=output[1],
                 pass_fds=pass_fds,
                 umask=umask,
-                # Only where there is something to do: without it Popen need not copy our memory's tables (vfork).
+                # Only if it has something to do: without it, Popen uses vfork, which need not copy our page tables.
                 preexec_fn=prepare if ignored or before_exec else None,  # noqa: PLW1509 - see above
                 start_new_session=True,
             )
         self.pid = self.process.pid
 
     def __enter__(self) -> Self:
-        """Return itself: the process runs already."""
+        """Return the run; its process is already running."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End what is left of it."""
+        """Kill what is left of it."""
         self.close()
 
     def __repr__(self) -> str:
-        """Return what a failed assertion should show."""
+        """Return what a failed assertion shows."""
         code = self.process.poll()
-        # Without lone surrogates, which pytest-xdist cannot send: a failed assertion would end the whole run.
+        # Without lone surrogates: pytest-xdist cannot send them, and would end the whole test run.
         command = shlex.join(self.argv).encode(errors="backslashreplace").decode()
         return f"<Run {self.pid} {'running' if code is None else f'exit {code}'}: {command}>"
 
     # Its end
 
     def wait(self, timeout: float = 30) -> int:
-        """Wait for the end and return the exit code, -n after signal n; fail if it goes on."""
+        """Wait for the end and return the exit code, -n after signal n; fail if it takes too long."""
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -259,23 +259,23 @@ class Run:
             raise StillWaitingError(msg) from None
 
     def ok(self, timeout: float = 30) -> Self:
-        """Wait for the end, and fail with the output unless the exit code is 0."""
+        """Wait for the end; if the exit code is not 0, fail and show the output."""
         code = self.wait(timeout)
         assert code == 0, self.report()
         return self
 
     @property
     def code(self) -> int | None:
-        """Return the exit code, None while it runs."""
+        """The exit code; None while it runs."""
         return self.process.poll()
 
     @property
     def running(self) -> bool:
-        """Return whether it still runs."""
+        """Whether it is still running."""
         return self.process.poll() is None
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal, SIGKILL unless told; do nothing if the process has ended."""
+        """Send a signal, by default SIGKILL; do nothing if the process has ended."""
         self.process.send_signal(number)
 
     def terminate(self) -> None:
@@ -283,14 +283,14 @@ class Run:
         self.kill(signal.SIGTERM)
 
     def leftovers(self) -> list[int]:
-        """Return the processes of its session, and descendants, that live; itself is not among them."""
+        """Return its descendants, and the other processes of its session, that are alive."""
         everybody = list(processes())
         own = {other.pid for other in everybody if other.session == self.pid} | set(descendants(self.pid, everybody))
         return sorted(pid for pid in own - {self.pid} if alive(pid))
 
     def close(self) -> None:
-        """Kill the process and whatever it has left. May be called twice."""
-        for _ in range(10):  # a child may fork while we look
+        """Kill the process and everything that it has started. May be called twice."""
+        for _ in range(10):  # a child may fork in the meantime
             victims = self.leftovers() + ([self.pid] if self.running else [])
             if not victims:
                 break
@@ -304,23 +304,23 @@ class Run:
 
     @property
     def stdout(self) -> str:
-        """Return what it has written to stdout so far."""
+        """What it has written to stdout so far."""
         return self._stdout.read_text(errors="replace")
 
     @property
     def stderr(self) -> str:
-        """Return what it has written to stderr so far."""
+        """What it has written to stderr so far."""
         return self._stderr.read_text(errors="replace")
 
     def report(self) -> str:
-        """Return the command, how it stands, and all output: for messages of failed assertions."""
+        """Return the command, its state, and all output, for messages of failed assertions."""
         return f"{self!r}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
 
     def logs(self, event: str | None = None) -> list[Record]:
-        """Return the records of the JSON log on stderr, or those of one event; pass over other lines."""
+        """Return the records of the JSON log on stderr, or only those of one event. Other lines are ignored."""
         records = []
         for line in self.stderr.splitlines(keepends=True):
-            # A line without its end is still being written.
+            # A line without a line break is still being written.
             if line.startswith("{") and line.endswith("\n"):
                 with contextlib.suppress(json.JSONDecodeError):
                     record = json.loads(line)
@@ -334,9 +334,9 @@ class Run:
 
     @property
     def outcome(self) -> str | None:
-        """Return the outcome that the log tells: `migrated`, `waited`, `failed` …; None before it is known.
+        """The outcome according to the log: `migrated`, `waited`, `failed` …; None if it is not known yet.
 
-        What the application is told, ENTRYPOINT_OUTCOME, is in `environ(run.pid)` while that runs.
+        While the application runs, its ENTRYPOINT_OUTCOME is in `environ(run.pid)`.
         """
         for record in reversed(self.logs()):
             area, _, name = record.get("event", "").partition(".")
@@ -354,7 +354,7 @@ class Run:
         name = wanted if isinstance(wanted, str) else getattr(wanted, "__name__", "a record")
 
         def found() -> Record | None:
-            ended = not self.running  # read before the log, so that nothing slips between
+            ended = not self.running  # read before the log, so that nothing is missed
             for record in self.logs():
                 if record.get("event") == wanted if isinstance(wanted, str) else wanted(record):
                     return record
@@ -373,13 +373,13 @@ class Run:
 
 
 def _environment(env: Mapping[str, str] | Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """Return `env` as bytes, in its order, with a PATH at the end if it has none."""
+    """Return `env` as bytes, in the same order, with a PATH at the end if it has none."""
     result = {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
     result.setdefault(b"PATH", os.environb.get(b"PATH", b"/usr/bin:/bin"))
     return result
 
 
-# What is tested: this checkout, or what ENTRYPOINT_TEST_PROGRAM names, such as the self-contained folder's program.
+# The program under test: this checkout, or ENTRYPOINT_TEST_PROGRAM, such as the self-contained folder's program.
 _OTHER = os.environ.get("ENTRYPOINT_TEST_PROGRAM")
 OF_THIS_CHECKOUT = not _OTHER
 PROGRAM = [_OTHER] if _OTHER else [sys.executable, "-m", "entrypoint"]
@@ -391,7 +391,7 @@ def entrypoint(
     env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
     **options: Any,
 ) -> Run:
-    """Start the program with these arguments: `python -m entrypoint` unless told. The options are those of `Run`."""
+    """Start the program with these arguments; it is `python -m entrypoint` by default. `options`: those of `Run`."""
     return Run([*PROGRAM, *args], directory=directory, env=env, **options)
 
 
@@ -399,7 +399,7 @@ def entrypoint(
 
 
 def compile_look(directory: Path, compiler: str = "cc") -> Path:
-    """Compile `programs/look.c`, which prints as JSON all that a program can observe about its start."""
+    """Compile `programs/look.c`, which prints as JSON everything that a program can observe about its start."""
     source = Path(__file__).parent / "programs" / "look.c"
     program = directory / "look"
     subprocess.run(
@@ -412,33 +412,33 @@ def compile_look(directory: Path, compiler: str = "cc") -> Path:
 
 @dataclass(frozen=True)
 class Observation:
-    """What `look` printed: `facts` as they are, and the environment in bytes and in order."""
+    """The output of `look`: the `facts` as printed, and the environment in bytes and in order."""
 
     facts: Record
 
     @classmethod
     def of(cls, run: Run) -> Self:
-        """Wait for the end of a run of `look` and read what it printed."""
+        """Wait for the end of a run of `look`, and read its output."""
         run.ok()
         return cls(json.loads(run.stdout))
 
     @property
     def environ(self) -> list[bytes]:
-        """Return the environment as `NAME=value` in the order in which the program has it."""
+        """The environment as `NAME=value`, in the program's order."""
         return [bytes.fromhex(entry) for entry in self.facts["environ"]]
 
     @property
     def argv(self) -> list[bytes]:
-        """Return the arguments."""
+        """The arguments."""
         return [bytes.fromhex(entry) for entry in self.facts["argv"]]
 
     def comparable(self) -> Record:
-        """Return what must be equal for two runs: all but the pids and the names of our output files.
+        """Return what must be equal in two runs: everything but the pids and the names of our output files.
 
-        The environment is left out as well, since three variables are added to it on purpose.
+        The environment is left out as well, because three variables are added to it on purpose.
         """
         facts = {name: value for name, value in self.facts.items() if name not in {"pid", "environ"}}
-        for name in ("pgid", "sid"):  # say whether it leads, not under which number
+        for name in ("pgid", "sid"):  # only whether it is the leader, not the number
             facts[name] = "own" if facts[name] == self.facts["pid"] else facts[name]
         facts["SigIgn"] = without_internal(facts["SigIgn"])
         facts["fds"] = [{**fd, "target": OUTPUT_FILE.sub("(output)", fd["target"])} for fd in facts["fds"]]

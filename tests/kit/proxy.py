@@ -1,11 +1,11 @@
-"""A TCP proxy between a client and PostgreSQL that fails on demand, and counts round trips.
+"""A TCP proxy between a client and PostgreSQL that fails on demand and counts round trips.
 
     with Proxy(server.port) as proxy:
         url = database.url_at(proxy.port)
         proxy.when_client_sends(b"COMMIT", Proxy.cut)     # the commit gets through, its answer does not
 
-It runs in a thread of its own. Its methods may be called from the test as well as from hooks, and have taken
-effect when they return. Connections must be in the clear: `sslmode=disable&gssencmode=disable`.
+It runs in its own thread. Tests and hooks may call its methods, which have taken effect when they return. Connections
+must be unencrypted: `sslmode=disable&gssencmode=disable`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 TERMINATE = b"X\x00\x00\x00\x04"
 CANCEL_REQUEST = struct.pack("!ii", 16, 80877102)
-# More than any message of a test; what a deaf or slow peer has not taken is held back in the sender.
+# Larger than any message in a test. Data that a deaf or slow peer has not accepted stays with the sender.
 BUFFER = 1 << 20
 
 
 @dataclass
 class Hook:
-    """Something to do once when a pattern passes."""
+    """An action to run once, when a pattern passes."""
 
     pattern: bytes
     action: Action
@@ -45,7 +45,7 @@ class Hook:
 
 @dataclass
 class Traffic:
-    """What has passed over one connection so far."""
+    """Counts what has passed over one connection so far."""
 
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -56,17 +56,17 @@ class Traffic:
     _clients_turn: bool = False
 
     def sent(self, data: bytes) -> None:
-        """Note what the client sends."""
+        """Count what the client sends."""
         if self.bytes_sent == 0 and data.startswith(CANCEL_REQUEST):
             self.cancel = True
         self.bytes_sent += len(data)
-        # Nobody answers, or waits for an answer, to Terminate.
+        # Terminate has no answer.
         if self._clients_turn and data != TERMINATE:
             self.round_trips += 1
             self._clients_turn = False
 
     def received(self, data: bytes) -> None:
-        """Note what the server sends. Counting begins with the ReadyForQuery that ends the login."""
+        """Count what the server sends. Round trips count from the ReadyForQuery that ends the login."""
         self.bytes_received += len(data)
         if self._logged_in:
             self._clients_turn = True
@@ -83,10 +83,10 @@ class Traffic:
 
 
 class Link:
-    """One connection: the side of the client, the side of the server, and what is held back between them."""
+    """One connection: the client's side, the server's side, and what is held back between them."""
 
     def __init__(self, proxy: Proxy) -> None:
-        """Prepare; the two sides report when they are connected."""
+        """Prepare both sides. They report when they are connected."""
         self.proxy = proxy
         self.traffic = Traffic()
         self.reached = False
@@ -96,32 +96,32 @@ class Link:
 
     @property
     def sides(self) -> tuple[Side, Side]:
-        """Return both sides."""
+        """Both sides."""
         return self.client, self.server
 
     def reset(self) -> None:
-        """End both sides with RST, as a firewall or a crashed machine would."""
+        """Close both sides with RST, as a firewall or a crashed machine would."""
         for side in self.sides:
             side.reset()
 
 
 class Side(asyncio.Protocol):
-    """One side of a connection: reads, looks for patterns, and passes on to its peer."""
+    """One side of a connection: reads, searches for patterns, and forwards the data to its peer."""
 
     peer: Side
 
     def __init__(self, link: Link, hooks: list[Hook], note: Callable[[bytes], None]) -> None:
-        """Prepare; `hooks` and `note` concern what this side sends."""
+        """Prepare the side; `hooks` and `note` are for the data that it sends."""
         self.link = link
         self.hooks = hooks
         self.note = note
         self.transport: asyncio.Transport | None = None
         self.closed = False
-        self._seen = b""  # the end of what has passed: a pattern may be cut in two
-        self._held = b""  # for a peer that is not there yet
+        self._seen = b""  # the last bytes that have passed: a pattern may be split
+        self._held = b""  # data for this side, until it is connected
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to read, and pass on what the peer sent before we were connected."""
+        """Start reading, and forward what the peer sent before we were connected."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         transport.set_write_buffer_limits(high=BUFFER)
@@ -136,7 +136,7 @@ class Side(asyncio.Protocol):
             transport.write(held)
 
     def attend(self) -> None:
-        """Read, or stop reading, as the proxy's switch says."""
+        """Read, or stop reading if the proxy is deaf."""
         if self.transport is None or self.transport.is_closing():
             return
         if self.link.proxy.deaf:
@@ -145,7 +145,7 @@ class Side(asyncio.Protocol):
             self.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Pass on what this side sent, and do what the hooks want at this point."""
+        """Forward what this side sent, and run a matching hook."""
         hook = self._matching(data)
         if hook is None or hook.deliver:
             self._pass_on(data)
@@ -174,20 +174,20 @@ class Side(asyncio.Protocol):
             self.transport.write(data)
 
     def pause_writing(self) -> None:
-        """Hold the peer back: this side takes no more."""
+        """Stop reading from the peer: this side accepts no more data."""
         if self.peer.transport is not None:
             self.peer.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Let the peer go on."""
+        """Continue to read from the peer."""
         self.peer.attend()
 
     def eof_received(self) -> bool:
-        """Close both sides when one ends: libpq and PostgreSQL never close by halves."""
+        """Close both sides when one ends: libpq and PostgreSQL never close only one direction."""
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Close the peer as this side was closed, after what is on its way to it."""
+        """Close the peer in the same way as this side, after sending it the remaining data."""
         self.closed = self.peer.closed = True
         if self.peer.transport is None:
             return
@@ -197,7 +197,7 @@ class Side(asyncio.Protocol):
             self.peer.reset()
 
     def reset(self) -> None:
-        """Close with RST: SO_LINGER with a time of zero."""
+        """Close with RST (SO_LINGER with a time of zero)."""
         self.closed = True
         if self.transport is None:
             return
@@ -208,10 +208,10 @@ class Side(asyncio.Protocol):
 
 
 class Proxy:
-    """The proxy and its switches. It passes everything on until told otherwise."""
+    """The proxy and its switches. It forwards everything until told otherwise."""
 
     def __init__(self, target: int, port: int = 0) -> None:
-        """Prepare a proxy to the port `target` of 127.0.0.1; its own is chosen unless given."""
+        """Prepare a proxy to the port `target` of 127.0.0.1; `port`: its own, by default a free one."""
         self.target = target
         self.port = port or free_port()
         self.deaf = False
@@ -234,14 +234,14 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Cut what is open and end the thread; raise what an action has raised."""
+        """Cut open connections and end the thread; raise what an action has raised."""
         self.refuse()
         self.cut()
         asyncio.run_coroutine_threadsafe(self._settle(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
-        if self._failures:  # the test's own error, if any, came of this one
+        if self._failures:  # it is probably the cause of the test's own error, if there is one
             raise self._failures[0]
 
     # Switches
@@ -251,19 +251,19 @@ class Proxy:
         self._do(self._accept)
 
     def refuse(self) -> None:
-        """Stop listening: new connections are refused, the open ones go on."""
+        """Stop listening: new connections are refused, but open ones continue."""
         self._do(self._refuse)
 
     def deafen(self) -> None:
-        """Accept connections and read nothing, on either side: all stay open, and nobody hears anything."""
+        """Accept connections but read nothing, on either side: they stay open, and no data passes."""
         self._do(self._deafen)
 
     def hear(self) -> None:
-        """Pass on again, beginning with what was sent meanwhile."""
+        """Forward again, beginning with what was sent in the meantime."""
         self._do(self._hear)
 
     def cut(self) -> None:
-        """End all open connections with RST on both sides; new ones are welcome."""
+        """Close all open connections with RST on both sides; new ones are accepted."""
         self._do(self._cut)
 
     # Hooks
@@ -271,14 +271,14 @@ class Proxy:
     def when_client_sends(self, pattern: bytes, action: Action, *, deliver: bool = True) -> threading.Event:
         """Run `action(proxy)` once, when the client sends `pattern`; return an event that is then set.
 
-        With `deliver`, the server still gets it. Without, everything that was read together with it is lost.
+        With `deliver`, the server still gets it. Without it, everything that was read together with it is lost.
         """
         return self._hook(self.client_hooks, Hook(pattern, action, deliver))
 
     def when_server_sends(self, pattern: bytes, action: Action, *, deliver: bool = False) -> threading.Event:
         """Run `action(proxy)` once, when the server sends `pattern`; return an event that is then set.
 
-        Without `deliver`, the client does not get it, nor what was read together with it.
+        Without `deliver`, the client gets neither the pattern nor what was read together with it.
         """
         return self._hook(self.server_hooks, Hook(pattern, action, deliver))
 
@@ -286,38 +286,38 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """Return how many connections have been accepted, not counting requests to cancel."""
+        """How many connections have been accepted, not counting cancel requests."""
         return sum(not link.traffic.cancel for link in self.links)
 
     @property
     def cancels(self) -> int:
-        """Return how many requests to cancel a statement have come."""
+        """How many cancel requests have arrived."""
         return sum(link.traffic.cancel for link in self.links)
 
     @property
     def open(self) -> int:
-        """Return how many connections are open."""
+        """How many connections are open."""
         return sum(not link.client.closed for link in self.links)
 
     @property
     def round_trips(self) -> list[int]:
-        """Return how often the client spoke after the server, since the end of its login, by connection."""
+        """For each connection, how often the client has sent something after the server, since the end of its login."""
         return [link.traffic.round_trips for link in self.links if not link.traffic.cancel]
 
     # In the thread
 
     def arrived(self, link: Link) -> None:
-        """Take a new connection and, unless deaf, reach out to the server."""
+        """Add a new connection and, unless deaf, connect to the server."""
         self.links.append(link)
         if not self.deaf:
             self._reach(link)
 
     def _failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Keep what an action has raised; asyncio itself would write it to the log and go on."""
+        """Keep what an action has raised; asyncio itself would only log it."""
         self._failures.append(context.get("exception") or RuntimeError(context["message"]))
 
     def _do(self, change: Callable[[], None]) -> None:
-        """Run `change` in the proxy's thread, and return when it is done."""
+        """Run `change` in the proxy's thread, and wait until it is done."""
         if threading.current_thread() is self._thread:
             change()
             return
@@ -334,7 +334,7 @@ class Proxy:
     def _accept(self) -> None:
         if self._listener is not None:
             return
-        # Not loop.create_server: that is a coroutine, and hooks cannot wait for one.
+        # Not loop.create_server, because that is a coroutine, and hooks cannot await one.
         self._listener = socket.create_server((HOST, self.port), backlog=128)
         self._listener.settimeout(0)
         self._loop.add_reader(self._listener, self._take_connection, self._listener)
@@ -385,11 +385,11 @@ class Proxy:
 
     def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         task = self._loop.create_task(work)
-        self._tasks.add(task)  # the loop itself keeps weak references only
+        self._tasks.add(task)  # the loop itself only keeps weak references
         task.add_done_callback(self._tasks.discard)
 
     async def _settle(self) -> None:
-        """Let what is closing come to its end, so that no socket outlives the loop."""
+        """Wait until everything is closed, so that no socket outlives the loop."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""What a quick run of the whole suite has: something of everything, and not all of anything long."""
+"""Chooses the tests of a quick run of the whole suite: some of everything, but not all of anything long."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ if TYPE_CHECKING:
     import pytest
 
 _STEP = 4
-# What a process is started with. A case that costs no process is no case too many.
+# Fixtures that start a process. A case without a process is cheap, so none is left out.
 _STARTERS = {"run_entrypoint", "run_program", "servers_by_version", "fresh_server"}
 
 
 def of_a_quick_run(items: Iterable[pytest.Item], versions: Sequence[int]) -> Iterator[pytest.Item]:
-    """Choose what a quick run of the whole suite has: it is the same in every run, until somebody adds a test.
+    """Choose the tests of a quick run of the whole suite. The choice is the same in every run, until a test is added.
 
-    Nothing that is `thorough`. Of the other cases of what is `sampled(n)` the first, and each nth after it. Of those of
-    another test that starts processes each fourth, or one of two; with which of them it begins goes round from test to
-    test. Of `any_server` one version for each test, in turn, so that a file with several tests meets all of them; but
-    `every_version` is all.
+    - No test that is `thorough`.
+    - Of a test marked `sampled(n)`: the first case, and every nth after it.
+    - Of other tests that start processes: every fourth case, or one of two; the first one differs from test to test.
+    - Of `any_server`: one version for each test, in turn, so that a file with several tests uses all versions; with
+      `every_version`: all of them.
     """
     items = [item for item in items if not item.get_closest_marker("thorough")]
     cases: dict[str, dict[str, int]] = {}
@@ -63,6 +64,6 @@ def _version(item: pytest.Item) -> int | None:
 
 
 def _case(item: pytest.Item) -> str:
-    """Return the case without the version of PostgreSQL."""
+    """Return the name of the case, without the version of PostgreSQL."""
     callspec = getattr(item, "callspec", None)
     return callspec.id.replace(f"pg{_version(item)}", "") if callspec else ""

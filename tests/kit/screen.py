@@ -1,4 +1,4 @@
-"""A terminal for a program to write to, and what a person would see on it."""
+"""A terminal that a program can write to, and what a person would see on it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Self
 
-# As much as is needed: text, line ends, and the control sequences CSI … letter (ECMA-48).
+# As much as is needed: text, line breaks, and the control sequences CSI … letter (ECMA-48).
 _TOKEN = re.compile(r"\x1b\[(?P<args>[?0-9;]*)(?P<final>[A-Za-z])|(?P<char>.)", re.DOTALL)
 
 
 class Terminal:
-    """A pseudo-terminal; a context manager. Give `fd` to the program as its stderr."""
+    """A pseudo-terminal, as a context manager. Pass `fd` to the program as its stderr."""
 
     def __init__(self, columns: int = 100, lines: int = 30) -> None:
-        """Open it, and read along."""
+        """Open it, and start reading."""
         self._columns = columns
         self._master, self.fd = os.openpty()
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
@@ -31,7 +31,7 @@ class Terminal:
         self._thread.start()
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Return the terminal."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -42,30 +42,30 @@ class Terminal:
 
     @property
     def raw(self) -> str:
-        """Return all that was written, with its control sequences."""
+        """Everything that was written, with its control sequences."""
         return self._bytes.decode(errors="replace")
 
     @property
     def screen(self) -> list[str]:
-        """Return the lines as they stand, without empty ones at the end."""
+        """The lines on the screen, without empty ones at the end."""
         return render(self.raw, self._columns)
 
     def _read(self) -> None:
         while True:
             try:
                 piece = os.read(self._master, 65536)
-            except OSError:  # EIO: nobody has the other side open any more
+            except OSError:  # EIO: the other side is no longer open
                 return
             self._bytes += piece
 
 
 def render(text: str, columns: int) -> list[str]:
-    """Return what stands on a terminal of so many columns, and of as many lines as it takes, after `text`."""
+    """Return the screen after `text`, on a terminal with this many columns and as many lines as needed."""
     return [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in painted(text, columns)]
 
 
 def painted(text: str, columns: int) -> list[str]:
-    """Return the same, each character in its colour: with control sequences for that, and no others."""
+    """Return the same in color: with control sequences for colors, but no others."""
     grid: list[list[tuple[str, str]]] = [[]]
     style = ""
     row = column = 0

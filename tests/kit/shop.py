@@ -1,4 +1,4 @@
-"""The example application of the Compose files without containers: its images as folders, its replicas as processes."""
+"""The Compose files' example application without containers: its images are folders, its replicas are processes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ KETTLE = {"product": 1, "quantity": 2}  # 69.80
 
 
 def make_image(folder: Path, version: int) -> Path:
-    """Make the folder of a version, as the Dockerfile does, and return it."""
+    """Create the folder for a version, as the Dockerfile does, and return it."""
     for earlier in range(1, version + 1):
         shutil.copytree(SHOP / f"version{earlier}", folder, dirs_exist_ok=True)
     return folder
 
 
 class Replica:
-    """One replica, started as the image does: `entrypoint run -- python server.py`."""
+    """One replica, started as in the image: `entrypoint run -- python server.py`."""
 
     def __init__(self, start: Callable[..., Run], image: Path, database: Database, **variables: str) -> None:
         """Start it in `image`, a folder with the version's files."""
@@ -49,21 +49,21 @@ class Replica:
         self.run = start("run", "--", sys.executable, "server.py", env=self.environment, cwd=image)
 
     def healthy(self) -> bool:
-        """Return what the healthcheck says."""
+        """Return the result of the health check."""
         check = Run([sys.executable, "health.py"], directory=self.image, env=self.environment)
         return check.wait() == 0
 
     def serving(self) -> Replica:
-        """Wait until it is healthy, and return it."""
+        """Wait until it is healthy, and return the replica."""
         until(self.healthy, 30, self.run.report)
         return self
 
     def get(self, path: str = "/") -> tuple[int, dict[str, Any]]:
-        """Return status and page."""
+        """Get a path; return the status and the page."""
         return self.send(path, None)
 
     def send(self, path: str, content: object) -> tuple[int, dict[str, Any]]:
-        """Post `content` unless it is None, and return status and page."""
+        """Post `content`, or get the path if it is None; return the status and the page."""
         body = None if content is None else json.dumps(content).encode()
         try:
             with urllib.request.urlopen(f"http://{HOST}:{self.port}{path}", body, timeout=10) as response:
@@ -74,32 +74,32 @@ class Replica:
 
 
 class ReplicaSet:
-    """Replicas behind a balancer, and a rollout as a Deployment does it: a new one is ready before an old one goes."""
+    """Replicas behind a load balancer, with rollouts as in a Deployment: a new one is ready before an old one stops."""
 
     def __init__(self, start: Callable[[int], Replica], version: int, number: int = 3) -> None:
-        """Start so many of a version, and wait until they serve; `start` starts a replica."""
+        """Start `number` replicas of a version, and wait until they serve; `start` starts one."""
         self._start = start
         self._change = threading.Condition()
         started = [start(version) for _ in range(number)]
         self._turns = deque(replica.serving() for replica in started)
-        # How many requests each of them is answering.
+        # How many requests each replica is answering.
         self._busy: Counter[Replica] = Counter()
 
     def roll_out(self, version: int, meanwhile: Callable[[], None]) -> None:
-        """Replace all replicas, one after the other; `meanwhile` is called whenever there are old and new ones."""
+        """Replace all replicas, one after the other; call `meanwhile` whenever both old and new ones run."""
         for replica in list(self._turns):
             self._add(version)
             meanwhile()
             self._remove(replica)
 
     def _add(self, version: int) -> None:
-        """Start a replica, and send it requests when it is ready."""
+        """Start a replica, and send it requests once it is ready."""
         replica = self._start(version).serving()
         with self._change:
             self._turns.append(replica)
 
     def _remove(self, replica: Replica) -> None:
-        """Send it no more requests, let it finish those it has, and end it."""
+        """Send a replica no more requests, let it finish those it has, and stop it."""
         with self._change:
             self._turns.remove(replica)
             assert self._change.wait_for(lambda: self._busy[replica] == 0, 30)
@@ -108,7 +108,7 @@ class ReplicaSet:
 
     @contextmanager
     def turn(self) -> Iterator[Replica]:
-        """Take the replica whose turn it is, for one request."""
+        """Yield the next replica in turn, for one request."""
         with self._change:
             replica = self._turns[0]
             self._turns.rotate(-1)
@@ -122,10 +122,10 @@ class ReplicaSet:
 
 
 class Visitors:
-    """Look and order in turn, all the time, each at whatever replica has its turn; a context manager."""
+    """Visitors who look and order all the time, each request at the next replica; a context manager."""
 
     def __init__(self, replicas: ReplicaSet, number: int = 3) -> None:
-        """Send so many of them."""
+        """Prepare this many visitors."""
         self._replicas = replicas
         self._leave = threading.Event()
         self._lock = threading.Lock()
@@ -136,24 +136,24 @@ class Visitors:
         self._threads = [threading.Thread(target=self._visit, args=(place,)) for place in range(number)]
 
     def __enter__(self) -> Self:
-        """Let them in."""
+        """Start them."""
         for thread in self._threads:
             thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Call them back."""
+        """Stop them."""
         self._leave.set()
         for thread in self._threads:
             thread.join(30)
 
     @property
     def requests(self) -> int:
-        """Return how many requests there were."""
+        """How many requests there have been."""
         return 2 * sum(self._visits)
 
     def go_on(self, visits: int = 2) -> None:
-        """Wait until each of them has been there a few times more; fail if a request did."""
+        """Wait until each visitor has made a few more visits; fail if a request has failed."""
         wanted = [done + visits for done in self._visits]
         until(lambda: self.failures or all(done >= goal for done, goal in zip(self._visits, wanted, strict=True)), 60)
         assert self.failures == []

@@ -1,4 +1,4 @@
-"""What stands at the end of a run: what it did not test and why, and what its slowest tests are for."""
+"""The summary at the end of a test run: what it did not test and why, and what its slowest tests are for."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     import pytest
 
 NOT_TESTED = "NOT TESTED HERE: "
-"""What a skipped test's reason begins with if this machine lacks something; other reasons hold on every machine."""
+"""The beginning of a skipped test's reason if this machine lacks something. Other reasons apply to every machine."""
 
 _SLOWEST = 20
-# With so few tests, everybody sees what takes time.
+# With fewer tests, it is obvious what takes time.
 _MANY = 500
 
 
 def summarize(reporter: pytest.TerminalReporter) -> None:
-    """List the slowest, what was skipped for want of something on this machine, and what for other reasons."""
+    """List the slowest tests, those skipped because this machine lacks something, and those with other reasons."""
     _list_slowest(reporter)
     skipped = [_reason(report) for report in reporter.stats.get("skipped", [])]
     on_any = [reason for reason in skipped if NOT_TESTED not in reason]
@@ -35,7 +35,7 @@ def summarize(reporter: pytest.TerminalReporter) -> None:
 
 
 def counted(reasons: Iterable[str]) -> list[str]:
-    """Return a line for each reason, with the number of tests it kept from running, the largest number first."""
+    """Return a line for each reason, with the number of tests skipped for it, the largest number first."""
     counts = sorted(Counter(reasons).items(), key=lambda entry: (-entry[1], entry[0]))
     return [f"{count:4} tests: {reason}" for reason, count in counts]
 

@@ -1,4 +1,4 @@
-"""A terminal before which somebody sits: a pty that a program is started on."""
+"""A terminal with a user: a pty that a program is started on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Terminal:
-    """A pty. A program that is started with `options` reads what is typed, and its stderr is on the screen."""
+    """A pty. A program started with `options` reads what is typed, and its stderr appears on the screen."""
 
     def __init__(self) -> None:
         """Open it."""
@@ -27,7 +27,7 @@ class Terminal:
         self._seen = b""
 
     def __enter__(self) -> Self:
-        """Return itself: it is open already."""
+        """Return the terminal, which is already open."""
         return self
 
     def __exit__(
@@ -39,23 +39,23 @@ class Terminal:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Return the options of `Run` that put a program on this terminal; its stdout goes elsewhere."""
+        """The options of `Run` that start a program on this terminal; its stdout goes elsewhere."""
         return {"stdin": self._line, "stderr": self._line}
 
     @property
     def text(self) -> str:
-        """Return what is on the screen so far."""
+        """What is on the screen so far."""
         while select.select([self._screen], [], [], 0)[0]:
-            with contextlib.suppress(OSError):  # nobody has it open any more
+            with contextlib.suppress(OSError):  # the other side is no longer open
                 self._seen += os.read(self._screen, 65536)
         return self._seen.decode(errors="replace").replace("\r\n", "\n")
 
     def type(self, text: str) -> None:
-        """Type something; the character EOT is the end of input."""
+        """Type a text; the character EOT ends the input."""
         os.write(self._screen, text.encode())
 
     def asked(self, run: Run, timeout: float = 20) -> str:
-        """Wait until a question stands at the end of the screen, and return all of it."""
+        """Wait until the screen ends with a question, and return the whole screen."""
 
         def question() -> str:
             ended = not run.running
@@ -66,7 +66,7 @@ class Terminal:
         return until(question, timeout, lambda: f"a question on the screen: {self.text}")
 
     def answer(self, run: Run, answer: str, meanwhile: Callable[[], object] = lambda: None) -> int:
-        """Wait for the question, do something `meanwhile`, answer it, and return the exit code."""
+        """Wait for the question, call `meanwhile`, answer it, and return the exit code."""
         self.asked(run)
         meanwhile()
         self.type(answer)

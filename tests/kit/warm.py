@@ -1,11 +1,11 @@
-"""Start the program many times for little: each start is a clone of one process that has imported it already.
+"""Starts the program quickly: each start is a clone of one process that has already imported it.
 
-The interpreter's own start and the imports are three quarters of what a start of the program costs, and tests start it
-thousands of times. A quick run of the whole suite therefore clones it, wherever a test looks at what the program does
-and not at how it came to be: it is a process of its own all the same, our child, with its own pid, session, directory,
-arguments, environment and output. What a clone cannot show is what the kernel remembers of an exec (`/proc/PID/cmdline`
-and `environ`, the most memory it has had), what Python reads from the environment when it starts, and imports that fail
-or come too late. Tests of these are `cold`; in CI, and where a file is named, all are.
+Starting the interpreter and importing modules take three quarters of the time of a start, and tests start the program
+thousands of times. So a quick run of the whole suite clones it, if a test is about what the program does and not about
+how it was started. A clone is still a separate process and our child, with its own pid, session, directory, arguments,
+environment and output. It cannot show what the kernel knows about an exec (`/proc/PID/cmdline` and `environ`, the most
+memory used), what Python reads from the environment when it starts, and imports that fail or come too late. Tests of
+these are marked `cold`. In CI, and if a test file is named, all tests start the program itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _PROGRAM = Path(__file__).parent / "programs" / "warm.py"
 _ROOT = Path(__file__).parents[2]
-# What the interpreter, the loader or a library reads once, when the process starts.
+# Variables that the interpreter, the loader or a library only reads when the process starts.
 _READ_AT_THE_START = (
     *(b"PYTHON", b"LD_", b"LC_", b"LANG", b"TZ"),
     *(b"SSL_", b"OPENSSL_", b"MALLOC_", b"GLIBC_", b"PSYCOPG"),
@@ -36,17 +36,17 @@ _LONGEST = 100_000
 
 
 class Clone:
-    """A start, as much like `subprocess.Popen` as `kit.processes.Run` needs it."""
+    """A cloned process, with those parts of `subprocess.Popen` that `kit.processes.Run` needs."""
 
     def __init__(self, pid: int) -> None:
-        """Take the pid of a child of ours."""
+        """Take the pid, which must be that of a child of ours."""
         self.pid = pid
         self.returncode: int | None = None
         self.stdin = None
         self._lock = threading.Lock()
 
     def poll(self) -> int | None:
-        """Return the exit code, -n after signal n, or None while it runs."""
+        """Return the exit code, -n after signal n; None while it runs."""
         with self._lock:
             if self.returncode is None:
                 pid, code = os.waitpid(self.pid, os.WNOHANG)
@@ -55,7 +55,7 @@ class Clone:
             return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end, and return as `poll` does; raise `subprocess.TimeoutExpired`."""
+        """Wait for the end, and return the exit code as `poll` does. Raises subprocess.TimeoutExpired."""
         if self.poll() is None:
             descriptor = os.pidfd_open(self.pid)
             try:
@@ -70,7 +70,7 @@ class Clone:
         return code
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless the process has ended."""
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
@@ -81,10 +81,10 @@ class Clone:
 
 
 class Warm:
-    """The process that is cloned. Ends when it is closed, or when we end."""
+    """The process that is cloned. It ends when it is closed, or when we end."""
 
     def __init__(self) -> None:
-        """Start it; it imports meanwhile."""
+        """Start it. It imports the program in the background."""
         self._lock = threading.Lock()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -110,7 +110,7 @@ class Warm:
         directory: Path,
         output: Sequence[int],
     ) -> Clone | None:
-        """Start the program; return None if that has to be a start in earnest. `output`: stdout and stderr."""
+        """Start the program; return None if it must be started without cloning. `output`: stdout and stderr."""
         if any(name.startswith(_READ_AT_THE_START) or not name for name in environment):
             return None
         start = {

@@ -1,4 +1,4 @@
-"""`entrypoint serve` as a process, and what its clients get."""
+"""`entrypoint serve` as a process, and a client for it."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ PATIENCE = 15
 
 
 class Answer(NamedTuple):
-    """What a client got: all of it."""
+    """A complete answer."""
 
     status: int
     headers: Mapping[str, str]
-    """Their names in lower case."""
+    """With their names in lower case."""
     body: bytes
     seconds: float
 
     @property
     def json(self) -> dict[str, Any]:
-        """Return the body as an object."""
+        """The body, as a JSON object."""
         found = json.loads(self.body)
         assert isinstance(found, dict)
         return found
@@ -43,7 +43,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Serving:
-    """A service that runs."""
+    """A running service."""
 
     run: Run
     port: int
@@ -59,7 +59,7 @@ class Serving:
         body: bytes | None = None,
         timeout: float = PATIENCE,
     ) -> Answer:
-        """Send one request, with the token unless it is None, and return the answer."""
+        """Send a request, with the token unless that is None, and return the answer."""
         given = {"Connection": "close", **(headers or {})}
         if token is not None:
             given["Authorization"] = f"Bearer {token}"
@@ -83,7 +83,7 @@ class Serving:
         return data
 
     def data_when(self, wanted: Callable[[dict[str, Any]], object], timeout: float = 15) -> dict[str, Any]:
-        """Return the documented status as soon as it is as `wanted`: what is kept for a second may be older."""
+        """Return the documented status as soon as it is as `wanted`. It is cached for a second, so it may be old."""
         seen: list[Answer] = []
 
         def look() -> dict[str, Any] | None:
@@ -98,7 +98,7 @@ class Serving:
         return found
 
     def until_answer(self, status: int, path: str = STATUS, timeout: float = 20) -> Answer:
-        """Ask until the answer has this status, and return it."""
+        """Repeat a request until the answer has this status, and return it."""
         seen: list[Answer] = []
 
         def look() -> Answer | None:
@@ -110,5 +110,5 @@ class Serving:
         return found
 
     def connect(self, timeout: float = PATIENCE) -> socket.socket:
-        """Return a bare connection, for clients that do not behave."""
+        """Return a bare connection, for misbehaving clients."""
         return socket.create_connection((self.host, self.port), timeout)

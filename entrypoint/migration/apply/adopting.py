@@ -223,6 +223,6 @@ def tell_differing(tool: str, adoption: Adoption) -> None:
         logs.event(
             logs.WARNING,
             "adopt.differs",
-            f"{shown}: not the text that {tool} applied, according to its checksum; recorded anyway, as it is now",
+            f"{shown}: differs from what {tool} applied, according to its checksum; recorded anyway, as it is now",
             files=names,
         )

@@ -387,7 +387,7 @@ def unsuited(key: Key, *, visible: bool, relatives: Sequence[str], changes: Chan
 
 def _unfit_table(table: Table) -> Unfit | None:
     if table.kind not in _TABLES:
-        kind = _KINDS.get(table.kind, "no table")
+        kind = _KINDS.get(table.kind, "not a table")
         return Unfit(f"{table.name} is {kind}", "Use the table that contains the rows.")
     if table.has_children:
         reason = f"other tables inherit from {table.name}, and its indexes do not contain their rows"

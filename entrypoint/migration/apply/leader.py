@@ -863,8 +863,8 @@ class Leader:
             logs.event(
                 logs.INFO,
                 "migration.declared_timeout",
-                f"{', '.join(f'{name} has {spell(seconds)}' for name, seconds in own.items())} of its own, and the "
-                f"others have MIGRATION_TIMEOUT_MS: {spell(total)} in total at most",
+                f"{', '.join(f'{name} may take {spell(seconds)}' for name, seconds in own.items())}, and the others "
+                f"together MIGRATION_TIMEOUT_MS: at most {spell(total)} in total",
                 timeout_ms=round(total * 1000),
             )
 

@@ -132,7 +132,7 @@ class Blocker(NamedTuple):
             name = self.gid.replace("'", "''")
             return f"COMMIT PREPARED '{name}' or ROLLBACK PREPARED '{name}', whichever its owner intended."
         what = "that session releases its lock" if self.transaction_s is None else "that transaction ends"
-        return f"It goes on when {what}. To end it: SELECT pg_terminate_backend({self.pid})."
+        return f"Wait until {what}, or end the session: SELECT pg_terminate_backend({self.pid})."
 
 
 def waiting(backend_pid: int, server_version: int) -> str:

@@ -1,6 +1,6 @@
-"""On PYTHONPATH: a program that takes the server's strings for the standard's, whatever the server says.
+"""On PYTHONPATH: makes the program assume that `standard_conforming_strings` is on, whatever the server says.
 
-So a COMMIT can hide from it where `standard_conforming_strings` is off, and what stands behind that can be tested.
+If it is off, the program cannot see every COMMIT. So tests can check the safeguards behind that.
 """
 
 from entrypoint.database.session import Session

@@ -1,4 +1,4 @@
-"""On PYTHONPATH: a program that finds no libpq of its own to load, so that psycopg has to reach it."""
+"""On PYTHONPATH: makes the program unable to load libpq itself, so that it uses psycopg."""
 
 from entrypoint.database import libpq
 

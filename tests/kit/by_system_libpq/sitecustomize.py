@@ -1,4 +1,4 @@
-"""On PYTHONPATH: a program that does not find psycopg's libpq, and takes the system's, which may be an older one."""
+"""On PYTHONPATH: makes the program unable to find psycopg's libpq, so that it uses the system's, which may be older."""
 
 from entrypoint.database import libpq
 

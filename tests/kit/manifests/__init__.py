@@ -1,6 +1,6 @@
-"""What the schemas of Kubernetes cannot see: whether the objects of one overlay fit each other, and the program.
+"""Checks what Kubernetes' schemas cannot: whether an overlay's objects fit each other, and the program.
 
-Each check takes the objects and yields faults, one sentence each. `CHECKS` lists them all.
+Each check takes the objects and yields faults, one sentence each. `CHECKS` lists all checks.
 """
 
 from __future__ import annotations

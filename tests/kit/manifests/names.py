@@ -1,4 +1,4 @@
-"""Whether names are names of something: kinds, labels, volumes, secrets, ports, images."""
+"""Checks that every name refers to something: kinds, labels, volumes, secrets, ports, images."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
     from kit.manifests.release import Container, Manifest, Release
 
-# What a user makes by hand, as k8s/README.md says: kind and name, and the keys in it.
+# What a user creates by hand, according to k8s/README.md: kind and name, and the keys in it.
 MADE_BY_HAND = {("Secret", "shop-database"): {"url"}, ("Secret", "shop-status"): {"token"}}
-# Nothing else is shipped; above all nothing that gives rights.
+# We ship nothing else; above all nothing that grants privileges.
 KINDS = {
     *("Deployment", "Service", "PodDisruptionBudget", "Job"),
     *("ConfigMap", "CronJob", "NetworkPolicy", "PersistentVolumeClaim", "PrometheusRule", "ServiceMonitor"),
 }
-# What may be in the environment of an application that takes its database's address from there.
+# Allowed in the environment of an application that reads its database's address from there.
 ADDRESSES = {"DATABASE_URL", "MIGRATION_DATABASE_URL"}
 CLAIM = "PersistentVolumeClaim"
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 
 
 def kinds(release: Release) -> Iterator[str]:
-    """Find what is not known to be needed, rights and accounts above all."""
+    """Find objects that nothing needs, above all roles and accounts."""
     for item in release.objects:
         if item["kind"] not in KINDS:
             yield f"{item['kind']} {item['metadata']['name']}: nothing here needs that"
@@ -36,7 +36,7 @@ def kinds(release: Release) -> Iterator[str]:
 
 
 def selectors(release: Release) -> Iterator[str]:
-    """Find selectors that do not select just the Deployment's pods: the Job's too, above all."""
+    """Find selectors that do not select exactly the Deployment's pods; above all those that also select the Job's."""
     for item in release.all("Deployment"):
         if not covers(item["spec"]["selector"].get("matchLabels", {}), Pod(item).labels):
             yield f"Deployment {item['metadata']['name']} does not select its own pods"
@@ -49,7 +49,7 @@ def selectors(release: Release) -> Iterator[str]:
 
 
 def volumes(release: Release) -> Iterator[str]:
-    """Find mounts of what is not there, and volumes of something that nobody makes."""
+    """Find mounts of undeclared volumes, and volumes of objects that nobody creates."""
     for pod in release.pods:
         declared = {volume["name"]: volume for volume in pod.spec.get("volumes", [])}
         mounted = {mount["name"] for container in pod.containers for mount in container.spec.get("volumeMounts", [])}
@@ -73,7 +73,7 @@ def volumes(release: Release) -> Iterator[str]:
 
 
 def _program(container: Container, declared: Mapping[str, Manifest]) -> Iterator[str]:
-    """Find programs that are started by a path at which no image volume is mounted."""
+    """Find programs that are started from a path where no image volume is mounted."""
     images = [
         mount["mountPath"]
         for mount in container.spec.get("volumeMounts", [])
@@ -88,7 +88,7 @@ def _program(container: Container, declared: Mapping[str, Manifest]) -> Iterator
 
 
 def _files(container: Container) -> set[str]:
-    """Return the files of secrets that this container has."""
+    """Return the paths of the secrets that are mounted in this container."""
     declared = {volume["name"]: volume for volume in container.pod.spec.get("volumes", [])}
     return {
         f"{mount['mountPath']}/{key}"
@@ -99,7 +99,7 @@ def _files(container: Container) -> set[str]:
 
 
 def secrets(release: Release) -> Iterator[str]:
-    """Find secrets that stand here, that nobody makes, or whose files are not for the pod's group alone."""
+    """Find secrets written in manifests, secrets that nobody creates, and files not restricted to the pod's group."""
     for container in release.containers:
         if container.spec.get("envFrom"):
             yield f"{container.name}: envFrom: whatever is in there gets into the environment; name the keys"
@@ -122,7 +122,7 @@ def secrets(release: Release) -> Iterator[str]:
 
 
 def ports(release: Release) -> Iterator[str]:
-    """Find ports that are named and that no container has."""
+    """Find ports that are named although no container has them."""
     for container in release.containers:
         for probe in PROBES:
             port = container.spec.get(probe, {}).get("httpGet", {}).get("port")
@@ -145,9 +145,9 @@ def ports(release: Release) -> Iterator[str]:
 
 
 def images(release: Release) -> Iterator[str]:
-    """Find different releases of the migrations, which are in the image; and tags that may become another image."""
+    """Find different releases, as the migrations are in the image; and tags that may later mean another image."""
     used = sorted({container.spec["image"] for container in release.containers})
-    # The status service needs more packages, a backup pg_dump: they have images of their own.
+    # The status service needs more packages, and a backup needs pg_dump: they have other images.
     applications = {c.spec["image"] for c in release.containers if c.command not in ("serve", "backup")}
     if len(applications) > 1 or len({_tag(image) for image in used}) > 1:
         yield f"several releases: {', '.join(used)}"

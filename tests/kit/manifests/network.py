@@ -1,4 +1,4 @@
-"""Whether network policies let through what is needed and nothing else, and Prometheus finds what it is to ask."""
+"""Checks that network policies allow only what is needed, and that Prometheus finds what it should scrape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from kit.manifests.release import Manifest, Pod, Release
 
-# Where a pod has to get to: names, and the database.
+# What a pod must reach: DNS, and the database.
 NEEDED = {("UDP", 53), ("TCP", 53), ("TCP", 5432)}
 
 
@@ -37,7 +37,7 @@ class _Policies(NamedTuple):
 
 
 def policies(release: Release) -> Iterator[str]:
-    """Find pods that may be reached by others than they should be, or do not reach what they need."""
+    """Find pods that are too open, or that cannot reach what they need."""
     if not release.all("NetworkPolicy"):
         return
     for pod in release.pods:
@@ -56,7 +56,7 @@ def policies(release: Release) -> Iterator[str]:
 
 
 def _incoming(owner: str, pod: Pod, selecting: _Policies) -> Iterator[str]:
-    """Find ports of a pod that nobody reaches, and others that are open, or open to everybody."""
+    """Find ports of a pod that are closed although needed, open although not needed, or open to everybody."""
     rules = selecting.rules("ingress")
     opened = sorted(str(port["port"]) for rule in rules for port in rule.get("ports", [{"port": "all"}]))
     named = sorted(name for container in pod.containers for name in container.ports)
@@ -68,7 +68,7 @@ def _incoming(owner: str, pod: Pod, selecting: _Policies) -> Iterator[str]:
 
 
 def monitors(release: Release) -> Iterator[str]:
-    """Find monitors that ask nobody, at a port that is not there, or without a token."""
+    """Find monitors that select no Service, use a port that does not exist, or have no token."""
     for item in release.all("ServiceMonitor"):
         name = item["metadata"]["name"]
         wanted = item["spec"]["selector"]["matchLabels"]

@@ -1,4 +1,4 @@
-"""Where pods run and what may take them away: spreading, drains, the cluster's autoscaler."""
+"""Checks where pods run and what can evict them: spreading, drains, the cluster autoscaler."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AUTOSCALER = "cluster-autoscaler.kubernetes.io"
 
 
 def spreading(release: Release) -> Iterator[str]:
-    """Find Deployments whose replicas may all be on one node, or are not started where there is only one."""
+    """Find Deployments whose replicas may all be on one node, or cannot start if there is only one node."""
     for item in release.all("Deployment"):
         pod = Pod(item)
         name = item["metadata"]["name"]
@@ -35,7 +35,7 @@ def spreading(release: Release) -> Iterator[str]:
 
 
 def evictions(release: Release) -> Iterator[str]:
-    """Find migrations that the autoscaler may end, and pods that keep it from removing a node."""
+    """Find migrations that the autoscaler may evict, and pods that prevent it from removing a node."""
     for pod in release.pods:
         owner = f"{pod.owner['kind']} {pod.owner['metadata']['name']}"
         if pod.owner["kind"] != "Deployment":

@@ -1,4 +1,4 @@
-"""Whether the program understands what it is told: variables, values, command lines."""
+"""Checks that the program understands its configuration: variables, values, command lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from kit.manifests.release import Release
 
-# The application's own.
+# The application's own variable.
 NOT_OURS = {"PORT"}
 
 
@@ -31,7 +31,7 @@ class _Known(dict[str, str]):
 
 
 def variables_of(*readers: Callable[[Mapping[str, str]], object]) -> set[str]:
-    """Return the variables that these parts of the program read, by letting them read."""
+    """Return the variables that these parts of the program read, by running them."""
     environment = _Known()
     environment.asked = set()
     for read in readers:
@@ -45,12 +45,12 @@ def program_variables() -> set[str]:
 
 
 def known_variables() -> set[str]:
-    """Return the variables that our manifests and pages may name."""
+    """Return the variables that our manifests and pages may use."""
     return program_variables() | NOT_OURS
 
 
 def environment(release: Release) -> Iterator[str]:
-    """Find variables that the program does not read, or whose value it does not take."""
+    """Find variables that the program does not read, or whose value it does not accept."""
     known = known_variables()
     for container in release.containers:
         names = [entry["name"] for entry in container.spec.get("env", [])]
@@ -78,19 +78,19 @@ def commands(release: Release) -> Iterator[str]:
     """Find command lines that the program does not understand."""
     for container in release.containers:
         if not container.words or container.command == "sleep":
-            continue  # the image's own; or it waits for others, and does nothing
+            continue  # the image's own command; or it only waits for other containers
         if not container.starts_us:
             yield f"{container.name}: it does not start entrypoint but {container.words[0]}"
             continue
         try:
-            # What is behind `--` is the application's.
+            # What follows `--` belongs to the application.
             cli.parser().parse_args(container.words[1 : (*container.words, "--").index("--")])
         except UsageError as error:
             yield f"{container.name}: {shlex.join(container.words)}: {error}"
 
 
 def who_migrates(release: Release) -> Iterator[str]:
-    """Find overlays in which nobody migrates, or several do; or the application does not wait for whoever does."""
+    """Find overlays in which not exactly one container migrates, or the application does not wait for it."""
     migrating = [container.name for container in release.containers if container.migrates]
     if len(migrating) != 1:
         yield f"these migrate: {', '.join(migrating) or 'nobody'}"

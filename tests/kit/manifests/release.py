@@ -1,4 +1,4 @@
-"""The objects of one overlay, and what pods and containers they make."""
+"""The objects of one overlay, and the pods and containers that they create."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     Check = Callable[["Release"], Iterator[str]]
 
 PROGRAM = "entrypoint"
-# What Secrets hold.
+# The content of Secrets.
 ADDRESS = "postgresql://shop@db.example.internal:5432/shop"
-# How long the program may take to hand over when its budgets are used up (DESIGN's promise 5).
+# How many seconds the program may take to exec the application after its budgets are used up (promise 5 in DESIGN).
 OUR_MARGIN = 2
 
 
@@ -34,56 +34,56 @@ class Container:
 
     @property
     def name(self) -> str:
-        """Return its name, with its pod's owner's."""
+        """Its name, after the name of its pod's owner."""
         return f"{self.pod.owner['metadata']['name']}/{self.spec['name']}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """Return the variables that have a plain value."""
+        """The variables that have a plain value."""
         return {entry["name"]: entry["value"] for entry in self.spec.get("env", []) if "value" in entry}
 
     @property
     def from_secrets(self) -> dict[str, tuple[str, str]]:
-        """Return the variables whose value is in a Secret, with the Secret's name and the key."""
+        """The variables whose value is in a Secret, with the Secret's name and the key."""
         sources = {entry["name"]: entry.get("valueFrom", {}).get("secretKeyRef") for entry in self.spec.get("env", [])}
         return {name: (source["name"], source["key"]) for name, source in sources.items() if source}
 
     @property
     def command(self) -> str:
-        """Return which of entrypoint's commands it runs, or of others': the image's own is `entrypoint run --`."""
+        """The command of entrypoint that it runs, or another program; the image's own is `entrypoint run --`."""
         words = self.words or [PROGRAM, "run"]
         return words[1] if words[1:] and _is_us(words[0]) else words[0]
 
     @property
     def starts_us(self) -> bool:
-        """Return whether the command line that the manifest sets is entrypoint's, by its name or by a path."""
+        """Whether the manifest's command line runs entrypoint, by its name or by a path."""
         return bool(self.words) and _is_us(self.words[0])
 
     @property
     def words(self) -> list[str]:
-        """Return its command line as far as the manifest sets it."""
+        """Its command line, as far as the manifest sets it."""
         return [*self.spec.get("command", []), *self.spec.get("args", [])]
 
     @property
     def ports(self) -> dict[str, int]:
-        """Return its ports by name."""
+        """Its ports by name."""
         return {port["name"]: port["containerPort"] for port in self.spec.get("ports", [])}
 
     @property
     def migrates(self) -> bool:
-        """Return whether it may migrate."""
+        """Whether it may migrate."""
         on = self.environment.get("AUTO_MIGRATE") != "false"
         return self.command == "migrate" or (self.command == "run" and on)
 
     @property
     def after_rollout(self) -> bool:
-        """Return whether it applies what waits for the end of a rollout; the program sets no bound to that."""
+        """Whether it applies files for after the rollout, for which the program has no time limit."""
         return self.command == "migrate" and "--phase" in self.words
 
     def settings(self) -> Settings:
-        """Return what the program makes of its environment. Raises ConfigurationError."""
+        """Return the settings that the program reads from its environment. Raises ConfigurationError."""
         with tempfile.NamedTemporaryFile("w", suffix="-secret") as file:
-            # Good as an address, and as a token.
+            # Valid as an address, and as a token.
             file.write(ADDRESS)
             file.flush()
             environment = {
@@ -96,7 +96,7 @@ class Container:
 
     @property
     def budget(self) -> float:
-        """Return within how many seconds the program is done with what this container has it do."""
+        """How many seconds the program may take in this container."""
         settings = self.settings()
         if self.command == "wait":
             waited = vars(cli.parser().parse_args(self.words[1:]))["timeout"]
@@ -107,19 +107,19 @@ class Container:
             return 0
         waiting = settings.lock.timeout
         if not settings.lock.hard:
-            waiting += settings.apply.timeout  # Beside a living holder that has as much time as we have.
+            waiting += settings.apply.timeout  # for a living holder, which has as much time as we have
         return settings.connect.longest + waiting + settings.apply.timeout + OUR_MARGIN
 
 
 @dataclass(frozen=True)
 class Pod:
-    """The pods that one Deployment, Job or CronJob makes."""
+    """The pods that a Deployment, Job or CronJob creates."""
 
     owner: Manifest
 
     @property
     def template(self) -> Manifest:
-        """Return the template."""
+        """The pod template."""
         template: Manifest = (
             self.job["spec"]["template"] if self.owner["kind"] == "CronJob" else self.owner["spec"]["template"]
         )
@@ -127,37 +127,37 @@ class Pod:
 
     @property
     def job(self) -> Manifest:
-        """Return what is a Job here, or makes one."""
+        """The Job, or the CronJob's template for one."""
         job: Manifest = self.owner["spec"]["jobTemplate"] if self.owner["kind"] == "CronJob" else self.owner
         return job
 
     @property
     def annotations(self) -> Mapping[str, str]:
-        """Return the pods' annotations."""
+        """The pods' annotations."""
         annotations: Mapping[str, str] = self.template["metadata"].get("annotations", {})
         return annotations
 
     @property
     def spec(self) -> Manifest:
-        """Return what a pod is made of."""
+        """The pods' spec."""
         spec: Manifest = self.template["spec"]
         return spec
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """Return the labels that selectors see."""
+        """The pods' labels."""
         labels: Mapping[str, str] = self.template["metadata"]["labels"]
         return labels
 
     @property
     def volumes(self) -> list[Manifest]:
-        """Return the volumes that it declares."""
+        """The volumes that it declares."""
         volumes: list[Manifest] = self.spec.get("volumes", [])
         return volumes
 
     @property
     def containers(self) -> list[Container]:
-        """Return all containers, those that come first at the front."""
+        """All containers, the init containers first."""
         return [
             *(Container(spec, self, init=True) for spec in self.spec.get("initContainers", [])),
             *(Container(spec, self, init=False) for spec in self.spec["containers"]),
@@ -171,7 +171,7 @@ class Release(NamedTuple):
 
     @classmethod
     def of(cls, objects: Sequence[Manifest]) -> Self:
-        """Take what an overlay was built into."""
+        """Take the objects that an overlay was built into."""
         return cls(tuple(objects))
 
     def all(self, kind: str) -> list[Manifest]:
@@ -185,17 +185,17 @@ class Release(NamedTuple):
 
     @property
     def pods(self) -> list[Pod]:
-        """Return what makes pods."""
+        """The pods of all objects that create pods."""
         return [Pod(item) for item in self.objects if item["kind"] in ("Deployment", "Job", "CronJob")]
 
     @property
     def containers(self) -> list[Container]:
-        """Return the containers of all pods."""
+        """The containers of all pods."""
         return [container for pod in self.pods for container in pod.containers]
 
 
 def covers(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    """Return whether a selector finds these labels."""
+    """Tell whether a selector matches these labels."""
     return bool(selector) and selector.items() <= labels.items()
 
 

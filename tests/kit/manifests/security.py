@@ -1,4 +1,4 @@
-"""Whether pods may do no more than they need, have what they need, and say why they failed."""
+"""Checks that pods have only the privileges that they need, enough resources, and report why they failed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 RESTRICTED_VOLUMES = {
     *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"),
-    "image",  # since 1.33, which the documentation of the profile does not say
+    "image",  # since 1.33, although the documentation of the profile does not say so
 }
-# In thousandths of a processor: with less, seconds become half a minute on a full node.
+# In thousandths of a processor: with less, seconds become half a minute on a busy node.
 DELAYS_A_ROLLOUT = 100
 SERVES = 50
 
 
 def restricted_pods(release: Release) -> Iterator[str]:
-    """Find what the profile `restricted` of Pod Security does not allow a pod."""
+    """Find settings of pods that the Pod Security profile `restricted` does not allow."""
     for pod in release.pods:
         name = pod.owner["metadata"]["name"]
         context = pod.spec.get("securityContext", {})
@@ -36,7 +36,7 @@ def restricted_pods(release: Release) -> Iterator[str]:
 
 
 def restricted_containers(release: Release) -> Iterator[str]:
-    """Find what it does not allow a container, and root file systems that can be written to."""
+    """Find settings of containers that it does not allow, and writable root file systems."""
     for container in release.containers:
         context = container.spec.get("securityContext", {})
         if context.get("allowPrivilegeEscalation") is not False:
@@ -53,7 +53,7 @@ def restricted_containers(release: Release) -> Iterator[str]:
 
 
 def no_rights(release: Release) -> Iterator[str]:
-    """Find pods that can talk to the API server, or learn what others the namespace has."""
+    """Find pods that can access the API server, or see the namespace's other services."""
     for pod in release.pods:
         name = pod.owner["metadata"]["name"]
         if pod.spec.get("automountServiceAccountToken") is not False:
@@ -65,7 +65,7 @@ def no_rights(release: Release) -> Iterator[str]:
 
 
 def resources(release: Release) -> Iterator[str]:
-    """Find containers that do not say what they need, or whose memory is unbounded, or whose processor is bounded."""
+    """Find containers without resource requests, without a memory limit, or with a CPU limit."""
     for container in release.containers:
         given = container.spec.get("resources", {})
         requests, limits = given.get("requests", {}), given.get("limits", {})
@@ -78,7 +78,7 @@ def resources(release: Release) -> Iterator[str]:
 
 
 def _least(container: Container) -> int:
-    """Return how much of a processor a container needs to be in time."""
+    """Return how much CPU a container must request to be fast enough."""
     if container.command == "sleep":
         return 0
     return SERVES if container.command == "serve" else DELAYS_A_ROLLOUT
@@ -93,7 +93,7 @@ def _megabytes(quantity: str) -> int:
 
 
 def reasons(release: Release) -> Iterator[str]:
-    """Find containers whose reason for a failure would be lost."""
+    """Find containers for which the reason of a failure would be lost."""
     for container in release.containers:
         if container.spec.get("terminationMessagePolicy") != "FallbackToLogsOnError":
             yield f"{container.name}: terminationMessagePolicy"

@@ -1,4 +1,4 @@
-"""Whether everything that waits for something waits as long as that may take."""
+"""Checks that everything that waits does so for long enough."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
 
 # How long the program takes to end (DESIGN's promise 7).
 OUR_END = 2
-# What an application should have for its own start behind the budgets, and for its end behind the preStop hook.
+# How many seconds an application should get to start, after the budgets; and to end, after the preStop hook.
 APPLICATION_START = 30
 APPLICATION_END = 30
-# Exit codes that another attempt may not meet again: no database yet, the lock was held.
+# Exit codes that another attempt may avoid: no database yet, the lock was held.
 CAN_HEAL = {69, 75}
-# By how many seconds a backup may at least be late: a control plane may be away for that long.
+# How many seconds late a backup must at least be allowed to start: a control plane may be down for that long.
 LEAST_LATE = 3600
-# For how long the log of a Job that takes itself away is to be had.
+# How many seconds to keep the log of a Job that deletes itself.
 LOG_KEPT = 24 * 3600
 BUDGET = "PodDisruptionBudget"
 EXIT_CODES = {64, 65, 69, 70, 75, 78}
 
 
 def _length(probe: Mapping[str, int]) -> int:
-    """Return how many seconds a probe may fail: Kubernetes' own defaults are 10 s, 3 times."""
+    """Return how many seconds a probe may fail; by default, Kubernetes probes every 10 s and allows 3 failures."""
     return probe.get("initialDelaySeconds", 0) + probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3)
 
 
 def _readable(release: Release) -> bool:
-    """Tell whether budgets can be computed; what is in the way, other checks report."""
+    """Tell whether budgets can be computed. If not, other checks report why."""
     return not [*environment(release), *commands(release)]
 
 
 def waiters(release: Release) -> Iterator[str]:
-    """Find whoever waits for a shorter time than others may work."""
+    """Find containers that wait for a shorter time than others may work."""
     if not _readable(release):
         return
     for container in release.containers:
@@ -54,7 +54,7 @@ def waiters(release: Release) -> Iterator[str]:
 
 
 def probes(release: Release) -> Iterator[str]:
-    """Find probes that end a container which is still within its budget."""
+    """Find probes that would end a container which is still within its budget."""
     if not _readable(release):
         return
     for container in release.containers:
@@ -81,7 +81,7 @@ def probes(release: Release) -> Iterator[str]:
 
 
 def deadlines(release: Release) -> Iterator[str]:
-    """Find rollouts and Jobs that are given up while what they wait for is within its budget."""
+    """Find rollouts and Jobs that would be given up while a container is still within its budget."""
     if not _readable(release):
         return
     of_jobs = 0
@@ -91,7 +91,7 @@ def deadlines(release: Release) -> Iterator[str]:
             if "activeDeadlineSeconds" in job["spec"]:
                 yield f"Job {job['metadata']['name']}: activeDeadlineSeconds ends a walk that may take hours"
             continue
-        # After each failure the Job's controller waits: 10 s, doubling, six minutes at most.
+        # The Job's controller waits after each failure: 10 s, then twice as long each time, at most six minutes.
         pauses = sum(min(10 * 2**number, 360) for number in range(job["spec"].get("backoffLimit", 6)))
         needed = (job["spec"].get("backoffLimit", 6) + 1) * container.budget + pauses
         given = job["spec"].get("activeDeadlineSeconds", 0)
@@ -117,7 +117,7 @@ def deadlines(release: Release) -> Iterator[str]:
 
 
 def grace(release: Release) -> Iterator[str]:
-    """Find pods that are not given the time to end."""
+    """Find pods that do not get enough time to end."""
     for pod in release.pods:
         given_hooks = [hook for c in pod.containers if (hook := c.spec.get("lifecycle", {}).get("preStop"))]
         if any("exec" in hook for hook in given_hooks):
@@ -133,7 +133,7 @@ def grace(release: Release) -> Iterator[str]:
 
 
 def rollout(release: Release) -> Iterator[str]:
-    """Find rollouts and drains that take pods which are needed."""
+    """Find rollouts and drains that would remove pods which are still needed."""
     for item in release.all("Deployment"):
         spec = item["spec"]
         name = item["metadata"]["name"]
@@ -158,7 +158,7 @@ def rollout(release: Release) -> Iterator[str]:
 
 
 def jobs(release: Release) -> Iterator[str]:
-    """Find Jobs that try again what cannot heal, or leave nothing to look at."""
+    """Find Jobs that would retry permanent errors, or remove the logs of a failure too soon."""
     for job in release.all("Job"):
         spec = job["spec"]
         name = job["metadata"]["name"]
@@ -198,7 +198,7 @@ def jobs(release: Release) -> Iterator[str]:
 
 
 def schedules(release: Release) -> Iterator[str]:
-    """Find backups that overlap, that nobody makes up for, that fill the volume, or that are given up in the middle."""
+    """Find backups that may overlap, are not made up for, fill the volume, or are given up in the middle."""
     for item in release.all("CronJob"):
         name, spec = f"CronJob {item['metadata']['name']}", item["spec"]
         if spec.get("concurrencyPolicy") != "Forbid":

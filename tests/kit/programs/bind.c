@@ -1,6 +1,6 @@
 /*
- * Listens on the port in argv[1], without SO_REUSEADDR, on every kind of address in turn, at once and only once
- * each. Prints "free", or the address and the reason: what an application finds that is not prepared for anything.
+ * Listens on the port in argv[1] without SO_REUSEADDR, once on each kind of address, without retrying. Prints "free",
+ * or the address and the reason. So it shows what a simple application would find.
  */
 #include <arpa/inet.h>
 #include <errno.h>

@@ -1,6 +1,6 @@
-"""Stands in for `docker` before compose/upgrade: containers that are lines in a file. A script of its own.
+"""A script that replaces `docker` in tests of compose/upgrade. Its containers are entries in a file.
 
-The folder DOCKER_STATE has `state.json`, which `tests/test_compose_upgrade.py` writes and describes.
+The file is `state.json` in the folder DOCKER_STATE; `tests/test_compose_upgrade.py` writes and describes it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOLDER = Path(os.environ["DOCKER_STATE"])
 
 @contextmanager
 def engine() -> Iterator[dict[str, Any]]:
-    """Read the state, and write what was made of it; one process at a time."""
+    """Yield the state, and write it back afterwards; one process at a time."""
     with (FOLDER / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         state = json.loads((FOLDER / "state.json").read_text())
@@ -32,7 +32,7 @@ def engine() -> Iterator[dict[str, Any]]:
 
 
 def hold(place: str) -> None:
-    """Wait here, the first time, if the test wants it, until it says go or ends us, as it would end a client."""
+    """Wait here if the test asks for it, the first time, until it lets us go on or kills us like a client."""
     with engine() as state:
         held = state["hold"] == place
         if held:
@@ -45,7 +45,7 @@ def hold(place: str) -> None:
 
 
 def up(wanted: int) -> None:
-    """Start replicas until there are so many."""
+    """Start replicas until there are as many as wanted."""
     with engine() as state:
         replicas = state["replicas"]
         while len(replicas) < wanted and state["starts"]:
@@ -55,7 +55,7 @@ def up(wanted: int) -> None:
 
 
 def stop(name: str) -> None:
-    """Stop a replica; the engine does so even if the client is gone."""
+    """Stop a replica. The engine does this even if the client is gone."""
     with engine() as state:
         replica = state["replicas"][name]
         if replica["serves"]:
@@ -78,7 +78,7 @@ def compose(arguments: list[str]) -> None:
 
 
 def inspect(name: str) -> None:
-    """Tell how a replica stands. The next answer may be another: a new one needs a moment."""
+    """Print the state of a replica. A new one becomes ready after the first answer."""
     with engine() as state:
         print(state["replicas"][name]["state"])
         if name.startswith("new"):
@@ -86,7 +86,7 @@ def inspect(name: str) -> None:
 
 
 def serving() -> None:
-    """Tell to how many the balancer sends requests; what was stopped counts for as many questions as it lags behind."""
+    """Print how many replicas the balancer sends requests to. A stopped one still counts for the next `lag` answers."""
     with engine() as state:
         late = int(state["stale"] > 0)
         state["stale"] -= late
@@ -94,7 +94,7 @@ def serving() -> None:
 
 
 def remove(name: str) -> None:
-    """Remove a replica that was stopped."""
+    """Remove a stopped replica."""
     with engine() as state:
         if state["replicas"][name]["state"].startswith("running"):
             sys.exit(f"{name} is running")
@@ -102,7 +102,7 @@ def remove(name: str) -> None:
 
 
 def main() -> None:
-    """Do what the script asks for; anything else is an error."""
+    """Do what the script asks for; anything unknown is an error."""
     with engine() as state:
         state["asked"].append(sys.argv[1:])
     match sys.argv[1:]:

@@ -1,4 +1,4 @@
-"""Run a command as another migration tool is run, under a lease that is always ours; print how it ended as JSON.
+"""Run a command as another migration tool, under a lease that is never lost; print how it ended as JSON.
 
 keep.py SECONDS COMMAND [ARGUMENT ...]
 """
@@ -19,7 +19,7 @@ from entrypoint.tool import running
 
 
 def main(seconds: str, *argv: str) -> None:
-    """Be the holder."""
+    """Run the command as the lock's holder."""
     signals.install()
     style = "text" if os.isatty(2) else "json"
     logs.configure(style=style, level="info", stream=sys.stderr, secrets=["a-known-secret"])

@@ -1,7 +1,7 @@
-/* Print, as one JSON object, everything that a program can observe about how it was started.
+/* Prints, as one JSON object, everything that a program can observe about how it was started.
  *
- * A program that is exec'd by `entrypoint run` must print the same as one that is started directly.
- * Bytes of the environment and the arguments are in hexadecimal, since they need not be UTF-8.
+ * A program that `entrypoint run` has exec'ed must print the same as one that is started directly. The environment and
+ * the arguments are in hexadecimal, because they need not be UTF-8.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -56,7 +56,7 @@ static void text(const char *bytes)
     putchar('"');
 }
 
-/* The lines of /proc/self/status that a parent passes on. SigPnd belongs to the thread, ShdPnd to the process. */
+/* The lines of /proc/self/status that are inherited. SigPnd is the thread's, ShdPnd the process's. */
 static void proc_status(void)
 {
     static const char *wanted[] = {"SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt", "NoNewPrivs", "Seccomp",
@@ -106,7 +106,7 @@ static void descriptors(void)
         target[length < 0 ? 0 : length] = '\0';
         printf("%s{\"fd\": %d, \"target\": ", i ? ", " : "", numbers[i]);
         text(target);
-        /* The flags show O_NONBLOCK and O_APPEND, which all who share the open file share as well. */
+        /* The flags include O_NONBLOCK and O_APPEND, which are shared by all users of the open file. */
         printf(", \"flags\": %d, \"fd_flags\": %d}", fcntl(numbers[i], F_GETFL), fcntl(numbers[i], F_GETFD));
     }
     printf("],\n");
@@ -132,7 +132,7 @@ static void limits(void)
     printf("},\n");
 }
 
-/* Timers of setitimer(2) and the alarm survive exec. */
+/* setitimer(2)'s timers and the alarm survive exec. */
 static void timers(void)
 {
     static const int kinds[] = {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF};
@@ -174,7 +174,7 @@ int main(int argc, char **argv)
     prctl(PR_GET_CHILD_SUBREAPER, &subreaper);
     if (sched_getaffinity(0, sizeof processors, &processors))
         exit(3);
-    /* A child that was left to us, running or dead, or none at all. WNOWAIT leaves it as it is. */
+    /* Is there a child left, running or dead? WNOWAIT does not reap it. */
     siginfo_t child = {0};
     child_status = waitid(P_ALL, 0, &child, WEXITED | WNOHANG | WNOWAIT) ? errno : 0;
 

@@ -1,4 +1,4 @@
-// What stubborn.py does, with node-postgres: stubborn.mjs SECONDS
+// Does the same as stubborn.py, with node-postgres: stubborn.mjs SECONDS
 import { randomUUID } from "node:crypto";
 import { createRequire } from "node:module";
 

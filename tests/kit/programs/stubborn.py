@@ -1,8 +1,8 @@
-"""A migration tool that nobody would wish for: it ignores SIGTERM, and when it is cut off it connects again.
+"""A badly behaved migration tool: it ignores SIGTERM, and reconnects when it is disconnected.
 
     stubborn.py DRIVER SECONDS
 
-It notes how many steps others have committed when it begins, and then commits one after the other for so long.
+At its start, it records how many steps others have committed. Then it commits one step after the other for SECONDS.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ END = f"INSERT INTO finished (run) VALUES ('{RUN}')"
 
 
 def with_psycopg(seconds: float) -> None:
-    """Work, and begin again whatever happens."""
+    """Commit steps; after any error, connect again."""
     import psycopg
 
     until = None
@@ -44,7 +44,7 @@ def with_psycopg(seconds: float) -> None:
 
 
 async def with_asyncpg(seconds: float) -> None:
-    """Work through a pool: between two uses it gives up every lock of the session, ours too."""
+    """Commit steps through a pool, which releases all of the session's locks between two uses, even ours."""
     import asyncpg  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     until = None
@@ -64,7 +64,7 @@ async def with_asyncpg(seconds: float) -> None:
 
 
 def main(driver: str, seconds: str) -> None:
-    """Work for so long."""
+    """Work for this many seconds."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if driver == "asyncpg":
         asyncio.run(with_asyncpg(float(seconds)))

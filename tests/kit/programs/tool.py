@@ -1,9 +1,9 @@
-"""A small migration tool like many: no lock of its own, and a table of what it has applied.
+"""A small migration tool like many others: it has no lock, and a table of applied files.
 
     tool.py DIRECTORY [TABLE]
 
-Applies each *.sql in DIRECTORY that the table (`knex_migrations`) does not name, each in a transaction of its own with
-its row. Appends a line to `ran.log` in the working directory, so that a test sees how often it ran.
+It applies each *.sql in DIRECTORY that is not in the table (`knex_migrations`), each in one transaction with its row.
+It appends a line to `ran.log` in the working directory, so that a test can see how often it ran.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main(directory: str, table: str = "knex_migrations") -> None:
         done = {name for (name,) in connection.execute(f"SELECT name FROM {table}").fetchall()}
         files = sorted(Path(directory).glob("*.sql"))
         if unknown := done - {file.name for file in files}:
-            # As alembic has it: "Can't locate revision".
+            # Like alembic's "Can't locate revision".
             sys.exit(f"the migration directory is corrupt, these are missing: {', '.join(sorted(unknown))}")
         for file in files:
             if file.name not in done:

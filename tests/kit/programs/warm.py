@@ -1,10 +1,10 @@
-"""Starts of the program without the start of an interpreter: this process has imported it, and clones itself.
+"""Starts the program without starting an interpreter: this process has imported it, and clones itself.
 
     python warm.py DESCRIPTOR
 
-Each message that comes from the socket is a start: its directory, arguments and environment, and the descriptors of its
-output. The clone becomes a child of our parent's, who waits for it as for any child of its own; it says its pid when it
-is about to begin. See `kit.warm`.
+Each message from the socket asks for a start: the directory, arguments and environment, and the descriptors for the
+output. The clone becomes a child of our parent, which can wait for it as usual. The clone sends its pid just before it
+begins. See `kit.warm`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from typing import Any
 CLONE_PARENT = 0x8000
 CLONE3 = 435  # on every architecture
 
-# What is imported in functions, where it is needed.
+# Modules that the program only imports when it needs them.
 LATER = (
     *("asyncio", "ctypes", "difflib", "encodings.idna", "fnmatch", "hashlib", "html.entities", "ipaddress", "pgparse"),
     *("psycopg", "random", "rich.live", "rich.table", "shlex", "shutil", "ssl", "termios", "traceback", "uvicorn"),
 )
 
-# Unlike CDLL, it does not let go of the interpreter's lock: the clone is to have it.
+# Unlike CDLL, this keeps the interpreter's lock (GIL), so that the clone has it.
 python = ctypes.PyDLL(None)
 
 
 def import_all() -> None:
-    """Import whatever a start may import, without beginning one."""
+    """Import everything that a start may import, without starting."""
     import entrypoint
 
     for module in pkgutil.walk_packages(entrypoint.__path__, "entrypoint."):
@@ -44,7 +44,7 @@ def import_all() -> None:
 
 
 def clone() -> int:
-    """Return 0 in the clone, which is a child of our parent's, and the clone's pid here."""
+    """Clone this process as a child of our parent; return 0 in the clone, and the clone's pid here."""
     arguments = (ctypes.c_uint64 * 8)(CLONE_PARENT)
     python.PyOS_BeforeFork()
     pid: int = python.syscall(CLONE3, arguments, ctypes.sizeof(arguments))
@@ -56,17 +56,17 @@ def clone() -> int:
 
 
 def prepare(start: dict[str, Any], output: list[int]) -> None:
-    """Give this process what the start is to have been given by an exec."""
+    """Set up this process as an exec would have set it up for this start."""
     os.setsid()
     os.chdir(start["directory"])
     for descriptor, copy in enumerate(output, start=1):
         os.dup2(copy, descriptor)
         os.close(copy)
-    # Made anew, as they know whether there is a way back in what they write to; they stay open to the end.
+    # Opened again, because they remember whether their file is seekable. They stay open until the end.
     sys.stdout = open(1, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", 1, encoding=sys.stderr.encoding, errors=sys.stderr.errors, closefd=False)  # noqa: SIM115
     environment = [bytes.fromhex(entry) for entry in start["environment"]]
-    # What Python adds by itself where no locale is set (PEP 538), as here.
+    # Python itself adds this if no locale is set (PEP 538), as here.
     own = {name: value for name, value in os.environb.items() if name == b"LC_CTYPE"}
     os.environb.clear()
     os.environb.update({**dict(entry.split(b"=", 1) for entry in environment), **own})
@@ -74,8 +74,8 @@ def prepare(start: dict[str, Any], output: list[int]) -> None:
     from entrypoint import __main__ as program
     from entrypoint import handover, phase
 
-    importlib.reload(phase)  # It knows when the program began.
-    handover.initial_environment = lambda: environment  # The kernel tells of our own.
+    importlib.reload(phase)  # It records when the program began.
+    handover.initial_environment = lambda: environment  # The kernel would return ours.
     sys.argv[:] = [str(program.__file__), *(os.fsdecode(bytes.fromhex(word)) for word in start["arguments"])]
     sys.path[0] = start["directory"]
 
@@ -97,12 +97,12 @@ def main() -> None:
         if pid == 0:
             break
         if pid < 0:
-            control.send(b"no")  # A container's engine forbids it.
+            control.send(b"no")  # Some container engines forbid it.
         for descriptor in output:
             os.close(descriptor)
     try:
         prepare(json.loads(message), output)
-    except BaseException as error:  # noqa: BLE001 - whoever asked for the start is to see it
+    except BaseException as error:  # noqa: BLE001 - reported to the process that asked for the start
         control.send(repr(error).encode()[:900])
         os._exit(1)
     with control:
