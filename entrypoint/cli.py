@@ -30,6 +30,7 @@ from entrypoint.commands import (
     wait,
 )
 from entrypoint.commands.consent import DeclinedError
+from entrypoint.commands.layout import HelpFormatter
 from entrypoint.commands.values import did_you_mean, which_choice
 from entrypoint.errors.operator import UsageError
 from entrypoint.redaction import foreign, know_for_now, secrets_of
@@ -67,8 +68,8 @@ exit codes:
   75 timed out waiting, or lost the lock   78 invalid configuration   126 the application cannot be executed
   127 the application was not found   128+n ended by signal n
 
-Environment variables configure everything else: DATABASE_URL, MIGRATIONS_DIR and more. List them with
-`entrypoint help env`.
+Environment variables configure everything else: DATABASE_URL, MIGRATIONS_DIR and more. To list them:
+  entrypoint help env
 """
 
 
@@ -111,7 +112,7 @@ class _Parser(argparse.ArgumentParser):
     """Raises this program's own error, with its exit code, and accepts no abbreviations."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options, allow_abbrev=False, formatter_class=HelpFormatter)
         self.register("action", None, _Once)
         self.color = False  # Python 3.14 has different rules for colors.
 

@@ -194,6 +194,24 @@ def test_help_on_a_variable(run_entrypoint: Start) -> None:
     assert first == "MIGRATION_ON_FAILURE  start (start the application anyway) or exit (default: start)"
 
 
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("topic", [*COMMANDS, "env", "MIGRATION_DATABASE_URL", "serve"])
+def test_help_fits_the_terminal(run_entrypoint: Start, topic: str) -> None:
+    """Only what is to be typed is never broken."""
+    texts = {}
+    for columns in (60, 80, 120):
+        texts[columns] = run_entrypoint("help", topic, env={"COLUMNS": str(columns)}).ok().stdout
+        long = [line for line in texts[columns].splitlines() if len(line) > columns]
+        assert all("entrypoint " in line and line.startswith("  ") for line in long), long
+    words = [re.sub(r"^usage:.*?\n\n", "", text, flags=re.DOTALL).split() for text in texts.values()]
+    assert all(sorted(one) == sorted(words[0]) for one in words), "nothing is left out"
+
+
+def test_a_variables_description_stands_on_its_line_in_a_pipe(run_entrypoint: Start) -> None:
+    for line in run_entrypoint("help", "env").ok().stdout.splitlines():
+        assert re.match(r"[A-Z]|  [A-Z_]+ {2,}\S|$", line), line
+
+
 def test_a_shell_may_be_called_by_its_path(run_entrypoint: Start) -> None:
     assert run_entrypoint("completion", "/bin/bash").ok().stdout == run_entrypoint("completion", "bash").ok().stdout
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from demo.postgres import HOST, free_port
+from entrypoint.migration.ledger.reading import LockRow
 from entrypoint.operations.display import clean, duration
 from entrypoint.operations.status import Line, Status
 from entrypoint.operations.status_table import as_text
@@ -287,6 +288,64 @@ def test_a_replica_of_the_earlier_system_holds_the_lock(scene: Scene) -> None:
 
 
 # --- The exit code --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "guarded", "at", "shown", "headline"),
+    [
+        ("pending", True, "002_b.sql", "running", "At version 1; 1 migration pending, up to 2."),
+        ("failed", True, "002_b.sql", "running", "At version 1; 1 running."),
+        ("pending", False, "002_b.sql", "pending", "At version 1; 1 migration pending, up to 2."),
+        ("pending", True, None, "pending", "At version 1; 1 migration pending, up to 2."),
+        ("running", True, "002_b.sql", "running", "At version 1; 1 migration pending, up to 2."),
+        ("running", False, "002_b.sql", "interrupted", "At version 1; 1 migration pending, up to 2."),
+        ("running", True, "003_c.sql", "interrupted", "At version 1; 1 migration pending, up to 2."),
+        # On a standby, the row is believed.
+        ("running", None, "003_c.sql", "running", "At version 1; 1 migration pending, up to 2."),
+    ],
+)
+def test_what_the_holder_is_running(
+    state: str,
+    guarded: bool | None,  # noqa: FBT001 - a case
+    at: str | None,
+    shown: str,
+    headline: str,
+) -> None:
+    lines = (
+        Line(1, "001_a.sql", "applied", "2026-11-22T18:46:04Z", 1, None, None),
+        Line(2, "002_b.sql", state, None, None, None, None),
+    )
+    lock = LockRow(
+        held=True, since=None, seconds=1.0, holder="host", process_id=7, token="a.1", migration=at,
+        statement=None, statements=None, detail={},
+    )  # fmt: skip
+    name = "error" if state == "failed" else "pending"
+    status = Status(name, 1, 2, 1, 1, lines, lines[0], lock, guarded=guarded)
+    text = as_text(status, width=None, colours=False)
+    assert text.splitlines()[1] == headline
+    assert re.search(rf"^002 +002_b.sql +{shown}$", text, re.MULTILINE)
+
+
+def test_a_misnamed_file_does_not_hide_what_the_database_knows(scene: Scene) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a ();", "002_bad.sql": "SELECT nonsense;"})
+    scene.migrate()
+    (scene.migrations / "2_bad.sql").touch()
+    run = scene.start("status")
+    assert run.wait() == 65
+    assert "2_bad.sql: must be NNN_description.sql" in only_error(run)["message"]
+    lines = run.stdout.splitlines()
+    assert lines[1] == (
+        "At version 1; the migration files have errors, so this is only what is recorded. 1 migration has failed."
+    )
+    assert [line.split()[:3] for line in lines if line.startswith("00")][:2] == [
+        ["001", "001_a.sql", "applied"],
+        ["002", "002_bad.sql", "failed"],
+    ]
+    assert lines[-1] == "Lock: free."
+    # To a program, that is no answer.
+    run = scene.start("status", "--json")
+    assert run.wait() == 65
+    assert (json.loads(run.stdout)["appliedMigrations"], json.loads(run.stdout)["migrations"]) == (0, [])
 
 
 def code(scene: Scene, *options: str) -> int:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
-SUMMARY = "record what another tool has applied, by its own history"
+SUMMARY = "record what another tool has applied, from its history"
 DESCRIPTION = """\
 Record what another tool has already applied to this database as completed, for files that `import` wrote. Files are
 matched by the origin in their first line, never by number. The tool's own table is only read. Shows what it would

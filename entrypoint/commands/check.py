@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 SUMMARY = "check the migration files without a database"
 DESCRIPTION = """\
 Check the names, numbers, encoding, syntax and transaction control of all migration files. If the linter squawk is
-installed, also warn of what would hurt under traffic. Exits with 65 on errors, and on warnings with --strict."""
+installed, also warn of statements that are risky under traffic. Exits with 65 if there are errors, or with --strict,
+warnings."""
 EXAMPLE = "entrypoint check --strict migrations/012_api_tokens.sql"
 
 
@@ -36,23 +37,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="require the linter squawk; by default it runs if it is installed",
     )
     linter.add_argument(
-        "--no-lint", dest="lint", action="store_false", help="do not warn of what would hurt under traffic"
+        "--no-lint", dest="lint", action="store_false", help="do not warn of statements that are risky under traffic"
     )
     parser.add_argument(
         "--against",
         metavar="REF",
-        help="compare with another branch, such as origin/main: it is an error if it uses a number for another "
-        "file, or has a file with different content",
+        help="compare with another branch, such as origin/main; it is an error if that branch uses a number for "
+        "another file, or has different content in a file",
     )
-    parser.add_argument("--all", action="store_true", help="report everything about applied files, too")
+    parser.add_argument("--all", action="store_true", help="report everything about applied files as well")
     parser.add_argument("--strict", action="store_true", help="treat warnings as errors (exit code 65)")
     style = parser.add_mutually_exclusive_group()
     style.add_argument(
         "--format",
         choices=("text", "json", "github", "sarif", "codequality"),
+        metavar="FORMAT",
         default="text",
-        help="text: for people; json: a list of objects; github: workflow commands, which GitHub shows in the pull "
-        "request; sarif: SARIF 2.1.0, for GitHub's code scanning; codequality: for GitLab's Code Quality",
+        help="text: for people; json: a list of objects; github: annotations in the pull request; "
+        "sarif: SARIF 2.1.0, for GitHub's code scanning; codequality: for GitLab's Code Quality",
     )
     style.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 SUMMARY = "print the completion script for a shell"
 DESCRIPTION = """\
 Print a script that makes the shell complete this program's commands and options. Where to put it:
-  bash  entrypoint completion bash > /etc/bash_completion.d/entrypoint
-  zsh   entrypoint completion zsh > "${fpath[1]}/_entrypoint"
-  fish  entrypoint completion fish > ~/.config/fish/completions/entrypoint.fish"""
+  bash: entrypoint completion bash > /etc/bash_completion.d/entrypoint
+  zsh:  entrypoint completion zsh > "${fpath[1]}/_entrypoint"
+  fish: entrypoint completion fish > ~/.config/fish/completions/entrypoint.fish"""
 EXAMPLE = "source <(entrypoint completion bash)"
 
 SHELLS = ("bash", "zsh", "fish")

@@ -20,7 +20,7 @@ class DeclinedError(NotConfirmedError):
 
 def add_yes(parser: argparse.ArgumentParser) -> None:
     """Add `--yes`."""
-    parser.add_argument("--yes", action="store_true", help="do not ask; required where there is no terminal")
+    parser.add_argument("--yes", action="store_true", help="do not ask; required if there is no terminal")
 
 
 def obtain(shown: str, question: str, where: Whereabouts, *, yes: bool, for_programs: bool = False) -> None:

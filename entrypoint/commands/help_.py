@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from entrypoint.commands import output
+import os
+
+from entrypoint.commands import layout, output
 from entrypoint.commands.values import did_you_mean
 from entrypoint.errors.operator import UsageError
 from entrypoint.redaction import foreign
@@ -53,10 +55,12 @@ def _text(topic: str | None, top: argparse.ArgumentParser, parsers: Mapping[str,
 
     names = {variable.name: variable for variables in GROUPS.values() for variable in variables}
     if variable := names.get(topic):
-        return f"{_row(variable, len(topic))}\n\n{_MORE}\n"
+        width = _width()
+        lines = [line.removeprefix("  ") for line in layout.table([_row(variable)], width)]
+        return "\n".join([*lines, "", _more(width)])
     raise UsageError(
         f"There is no help on {foreign(topic)!r}{did_you_mean(topic, (*parsers, _VARIABLES, _ALL, *names))}",
-        remedy="entrypoint help lists the commands; entrypoint help env, the variables.",
+        remedy="entrypoint help lists the commands, and entrypoint help env lists the variables.",
     )
 
 
@@ -64,13 +68,28 @@ def _variables() -> str:
     """Return the list of all variables."""
     from entrypoint.settings.variables import GROUPS
 
-    width = max(len(variable.name) for variables in GROUPS.values() for variable in variables)
+    width = _width()
+    rows = {title: [_row(variable) for variable in variables] for title, variables in GROUPS.items()}
+    longest = max(len(name) for some in rows.values() for name, _ in some)
     lines: list[str] = []
-    for title, variables in GROUPS.items():
-        lines += [f"{title}:", *(f"  {_row(variable, width)}" for variable in variables), ""]
-    return "\n".join([*lines, f"{_MORE}\n"])
+    for title, some in rows.items():
+        lines += [f"{title}:", *layout.table(some, width, longest), ""]
+    return "\n".join([*lines, _more(width)])
 
 
-def _row(variable: Variable, width: int) -> str:
+def _row(variable: Variable) -> tuple[str, str]:
     default = f" (default: {variable.default})" if variable.default else ""
-    return f"{variable.name:{width}}  {variable.meaning}{default}"
+    return variable.name, f"{variable.meaning}{default}"
+
+
+def _more(width: int | None) -> str:
+    return f"{_MORE if width is None else layout.fill(_MORE, width)}\n"
+
+
+def _width() -> int | None:
+    """Return the terminal's width, or COLUMNS; None for a pipe, where a line is not broken."""
+    if not output.is_terminal() and not os.environ.get("COLUMNS"):
+        return None
+    from shutil import get_terminal_size
+
+    return get_terminal_size().columns

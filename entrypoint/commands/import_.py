@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 SUMMARY = "import another tool's migrations"
 DESCRIPTION = """\
 Import a migrations directory of goose, dbmate, sql-migrate, golang-migrate, Flyway, sqlx, diesel, Prisma, Drizzle
-or Supabase: the SQL byte for byte, down migrations into rollback/, and above each file the version it had there.
-Nothing is overwritten, and DIR is not changed. What could not be imported is listed, and the result is checked."""
+or Supabase. The SQL is copied byte for byte, down migrations go to rollback/, and the first line of each file records
+its version in that tool. Nothing is overwritten, and DIR is not changed. Lists what could not be imported, and checks
+the result."""
 EXAMPLE = "entrypoint import --from goose db/migrations --into migrations"
 
 
@@ -24,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add where from, where to, and `--dry-run`."""
     parser.add_argument("--from", dest="tool", required=True, metavar="TOOL", help=", ".join(TOOLS))
     parser.add_argument("directory", metavar="DIR", help="the directory that contains the tool's migrations")
-    parser.add_argument("--into", metavar="DIR", help="where to write the files; MIGRATIONS_DIR by default")
+    parser.add_argument("--into", metavar="DIR", help="where to write the files (default: MIGRATIONS_DIR)")
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
 
 

@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--repeatable",
         action="append",
         metavar="NAME",
-        help="also apply repeatable/NAME.sql, whatever was applied before; may be given several times",
+        help="also apply repeatable/NAME.sql, even if it was applied before; can be given several times",
     )
 
 

@@ -19,8 +19,8 @@ EXAMPLE = "entrypoint repair --failed"
 _CHOICES = {
     "checksums": "record the checksums of applied files that have changed",
     "failed": "remove failed rows, so that the next start runs their files",
-    "missing": "forget rows whose file is gone, unless they are above the last file; done only if chosen",
-    "ahead": "forget rows above the last file, which a newer image wrote; done only if chosen",
+    "missing": "forget rows whose file is gone, except those above the last file; only with this option",
+    "ahead": "forget rows above the last file, which a newer image wrote; only with this option",
 }
 
 

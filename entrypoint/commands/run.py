@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SUMMARY = "migrate, then exec the application"
 DESCRIPTION = """\
 Bring the schema up to date, or wait while another replica does, then exec COMMAND in this process.
-A failure is logged, and COMMAND starts all the same unless MIGRATION_ON_FAILURE=exit."""
+After a failure, COMMAND starts anyway, unless MIGRATION_ON_FAILURE=exit."""
 EXAMPLE = "DATABASE_URL=postgresql://app@db/app entrypoint run -- node server.js"
 
 USAGE = "entrypoint run -- COMMAND [ARGUMENT ...]"

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 SUMMARY = "serve the status over HTTP: API, badge, metrics, page"
 DESCRIPTION = """\
 Serve the status over HTTP until SIGTERM: JSON for programs, metrics for Prometheus, a badge, and a page for people.
-Requires: pip install 'pg-entrypoint[serve]'. STATUS_HOST and STATUS_PORT set the address; STATUS_TOKEN or
-STATUS_TOKEN_FILE set who may ask."""
+Requires: pip install 'pg-entrypoint[serve]'. STATUS_HOST and STATUS_PORT set the address, and STATUS_TOKEN
+or STATUS_TOKEN_FILE who has access."""
 EXAMPLE = "STATUS_HOST=0.0.0.0 STATUS_TOKEN_FILE=/run/secrets/status_token entrypoint serve"
 
 _INSTALL = "Install them with: pip install 'pg-entrypoint[serve]'."

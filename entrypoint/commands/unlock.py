@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 SUMMARY = "show who holds the migration lock, and free it"
 DESCRIPTION = """\
-Show who holds the migration lock, and free it if the holder is dead. A living holder keeps it (exit code 75) unless you
+Show who holds the migration lock, and free it if the holder is gone. A live holder keeps it (exit code 75), unless you
 pass --force: then it is told to stop, and its sessions are ended if it does not."""
 EXAMPLE = "entrypoint unlock --force"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add `--force`, `--json` and `--yes`."""
-    parser.add_argument("--force", action="store_true", help="also take it from a living holder; asks first")
+    parser.add_argument("--force", action="store_true", help="also take it from a live holder; asks first")
     parser.add_argument("--json", action="store_true", help="print JSON")
     consent.add_yes(parser)
 

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 SUMMARY = "wait for the database or the schema"
 DESCRIPTION = """\
 Wait until the database accepts connections, or until another process has brought the schema up to date. Never migrates
-and never takes the migration lock. Exit codes: 0 ready, 69 no connection, 70 a failed migration is in the way, 75 timed
-out."""
+and never takes the migration lock. Exit codes: 0 ready, 69 no connection, 70 a migration has failed, 75 timed out."""
 EXAMPLE = "entrypoint wait --for schema --timeout 120"
 
 
@@ -32,15 +31,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--version",
         type=migration_number,
         metavar="N",
-        help="wait until the schema is at version N or higher, and N itself is applied if there is such a file; "
-        "no migration files are needed",
+        help="wait until the schema is at version N or higher, with N itself applied if there is such a file; "
+        "needs no migration files",
     )
     parser.add_argument(
         "--timeout",
         type=seconds,
         metavar="SECONDS",
-        help="give up after this; 0 looks once (default: MIGRATION_TIMEOUT_MS for the schema, as long as a start "
-        "would try to connect for the database)",
+        help="give up after this time; 0 looks once (default for the schema: MIGRATION_TIMEOUT_MS; for the "
+        "database: as long as a start would try to connect)",
     )
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     StatusName = Literal["up_to_date", "pending", "error"]
 
 _PATIENCE = 5.0
+_QUICK = 2.0
 # A table or a column that is not there any more.
 _GONE = (UNDEFINED_TABLE, UNDEFINED_COLUMN)
 # Exit codes, for scripts that ask for them.
@@ -227,8 +228,11 @@ def read(settings: Settings) -> Status:
 
 def read_recorded(settings: Settings) -> Status | None:
     """Return what the database alone knows, if the files have errors; None if it does not say."""
+    # The error is what matters: nobody is to wait for more than that.
+    once = settings.connect._replace(attempts=1, timeout=min(_QUICK, settings.connect.timeout))
+    quick = settings._replace(migrations_dir="", connect=once, lock=settings.lock._replace(timeout=0.0, hard=True))
     with suppress(EntrypointError):
-        status = read(settings._replace(migrations_dir=""))
+        status = read(quick)
         # Without files to compare with, nothing is ahead of them or too old.
         lines = tuple(line._replace(state="applied") if line.state == "ahead" else line for line in status.lines)
         return status._replace(lines=lines, below_floor=None, unadopted=None, unread=True)

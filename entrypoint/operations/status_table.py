@@ -112,8 +112,9 @@ def _head(status: Status) -> Iterator[str]:
     yield _headline(status)
     if status.command is not None and status.command.state == "failed":
         yield "  Fix (command): correct what its output says, which ends as shown below. The next start runs it again."
+    shown = {_state(line, status) for line in status.lines}
     for state, fix in _FIXES.items():
-        if status.count(state) and not (status.unread and state != "failed"):
+        if state in shown and not (status.unread and state != "failed"):
             yield f"  Fix ({state}): {fix}"
 
 

@@ -10,7 +10,7 @@
 
 _shtab_entrypoint_commands() {
   local _commands=(
-    adopt:'record what another tool has applied, by its own history'
+    adopt:'record what another tool has applied, from its history'
     backup:'back up the database with pg_dump'
     baseline:'mark an existing database as migrated up to a number'
     check:'check the migration files without a database'
@@ -45,7 +45,7 @@ _shtab_entrypoint_adopt_options=(
   "--from[the tool, as in import --from]:TOOL:(goose dbmate sql-migrate golang-migrate flyway sqlx diesel prisma drizzle supabase)"
   "--table[the tool\'s history table, if it is not the usual one]:SCHEMA.TABLE:"
   "--dry-run[show what would be recorded, and change nothing]"
-  "--yes[do not ask\; required where there is no terminal]"
+  "--yes[do not ask\; required if there is no terminal]"
   "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
@@ -64,7 +64,7 @@ _shtab_entrypoint_backup_defaults_added=0
 
 _shtab_entrypoint_baseline_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--yes[do not ask\; required where there is no terminal]"
+  "--yes[do not ask\; required if there is no terminal]"
   "--no-color[disable colors, like NO_COLOR\=1]"
   ":the last migration that the schema already has:"
 )
@@ -75,11 +75,11 @@ _shtab_entrypoint_baseline_defaults_added=0
 _shtab_entrypoint_check_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--lint[require the linter squawk\; by default it runs if it is installed]"
-  "--no-lint[do not warn of what would hurt under traffic]"
-  "--against[compare with another branch, such as origin\/main\: it is an error if it uses a number for another file, or has a file with different content]:REF:"
-  "--all[report everything about applied files, too]"
+  "--no-lint[do not warn of statements that are risky under traffic]"
+  "--against[compare with another branch, such as origin\/main\; it is an error if that branch uses a number for another file, or has]:REF:"
+  "--all[report everything about applied files as well]"
   "--strict[treat warnings as errors (exit code 65)]"
-  "--format[text\: for people\; json\: a list of objects\; github\: workflow commands, which GitHub shows in the pull request\; sarif\: SARIF 2.1.0, for GitHub\'s code scanning\; codequality\: for GitLab\'s Code Quality]:format:(text json github sarif codequality)"
+  "--format[text\: for people\; json\: a list of objects\; github\: annotations in the pull request\; sarif\: SARIF 2.1.0, for GitHub\'s]:FORMAT:(text json github sarif codequality)"
   "--json[the same as --format json]"
   "--no-color[disable colors, like NO_COLOR\=1]"
   "(*)::only these migrations (numbers are compared with all):_files"
@@ -109,7 +109,7 @@ _shtab_entrypoint_help_defaults_added=0
 _shtab_entrypoint_import_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--from[goose, dbmate, sql-migrate, golang-migrate, flyway, sqlx, diesel, prisma, drizzle, supabase]:TOOL:(goose dbmate sql-migrate golang-migrate flyway sqlx diesel prisma drizzle supabase)"
-  "--into[where to write the files\; MIGRATIONS_DIR by default]:DIR:_files -/"
+  "--into[where to write the files (default\: MIGRATIONS_DIR)]:DIR:_files -/"
   "--dry-run[show what would be written, and write nothing]"
   "--no-color[disable colors, like NO_COLOR\=1]"
   ":the directory that contains the tool\'s migrations:_files -/"
@@ -125,7 +125,7 @@ _shtab_entrypoint_migrate_options=(
   "--json[with --dry-run or --rehearse\: print JSON]"
   "--to[stop after migration number N]:N:"
   "--phase[after\: the rollout is over, so apply the files with \`-- entrypoint\: phase \= after\`, too]:phase:(after)"
-  "*--repeatable[also apply repeatable\/NAME.sql, whatever was applied before\; may be given several times]:NAME:"
+  "*--repeatable[also apply repeatable\/NAME.sql, even if it was applied before\; can be given several times]:NAME:"
   "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
@@ -148,9 +148,9 @@ _shtab_entrypoint_repair_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "*--checksums[record the checksums of applied files that have changed]"
   "*--failed[remove failed rows, so that the next start runs their files]"
-  "*--missing[forget rows whose file is gone, unless they are above the last file\; done only if chosen]"
-  "*--ahead[forget rows above the last file, which a newer image wrote\; done only if chosen]"
-  "--yes[do not ask\; required where there is no terminal]"
+  "*--missing[forget rows whose file is gone, except those above the last file\; only with this option]"
+  "*--ahead[forget rows above the last file, which a newer image wrote\; only with this option]"
+  "--yes[do not ask\; required if there is no terminal]"
   "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
@@ -160,7 +160,7 @@ _shtab_entrypoint_repair_defaults_added=0
 _shtab_entrypoint_rollback_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--to[keep migrations up to N\; 0 undoes all of them]:N:"
-  "--yes[do not ask\; required where there is no terminal]"
+  "--yes[do not ask\; required if there is no terminal]"
   "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
@@ -198,9 +198,9 @@ _shtab_entrypoint_status_defaults_added=0
 
 _shtab_entrypoint_unlock_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--force[also take it from a living holder\; asks first]"
+  "--force[also take it from a live holder\; asks first]"
   "--json[print JSON]"
-  "--yes[do not ask\; required where there is no terminal]"
+  "--yes[do not ask\; required if there is no terminal]"
   "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
@@ -218,8 +218,8 @@ _shtab_entrypoint_version_defaults_added=0
 _shtab_entrypoint_wait_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--for[database\: it accepts connections\; schema\: none of the migration files is pending (default\: schema)]:what:(database schema)"
-  "--version[wait until the schema is at version N or higher, and N itself is applied if there is such a file\; no migration files are needed]:N:"
-  "--timeout[give up after this\; 0 looks once (default\: MIGRATION_TIMEOUT_MS for the schema, as long as a start would try to connect for the database)]:SECONDS:"
+  "--version[wait until the schema is at version N or higher, with N itself applied if there is such a file\; needs no migration files]:N:"
+  "--timeout[give up after this time\; 0 looks once (default for the schema\: MIGRATION_TIMEOUT_MS\; for the database\: as long as a]:SECONDS:"
   "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
