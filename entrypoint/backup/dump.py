@@ -111,7 +111,7 @@ def take(order: Order, deadline: Deadline, look: Callable[[], None]) -> Backup:
             patience = waiting.Patience(deadline, _reporting(look, partial))
             _dump(order, partial, patience)
             _check(order, partial, patience)
-            size, checksum = waiting.apart(lambda: _sealed(partial), patience)
+            size, checksum = waiting.apart(lambda: _flushed(partial), patience)
             store.publish(partial)
         except BaseException:
             store.discard(partial)
@@ -244,7 +244,7 @@ def _check(order: Order, partial: Partial, patience: Patience) -> None:
         raise _failure("pg_restore", ended)
 
 
-def _sealed(partial: Partial) -> tuple[int, str]:
+def _flushed(partial: Partial) -> tuple[int, str]:
     """Flush the backup to disk; return its size and SHA-256."""
     from hashlib import sha256
 

@@ -1,1 +1,1 @@
-"""Connections to PostgreSQL: opening them, waiting on them with a deadline, naming what went wrong."""
+"""Connections to PostgreSQL: opening them, waiting on them with a deadline, and finding the causes of errors."""

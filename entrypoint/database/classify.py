@@ -354,7 +354,7 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
 )
 
 # Limits of a role or a database, not of the server.
-_ONES_OWN_LIMIT = re.compile(r'too many connections for (role|database) "(.*)"', re.IGNORECASE)
+_ROLE_OR_DATABASE_LIMIT = re.compile(r'too many connections for (role|database) "(.*)"', re.IGNORECASE)
 _MAY_NOT_CONNECT = re.compile(r'permission denied for database "(.*)"', re.IGNORECASE)
 
 _NAMES = re.compile(r""" "[^"]*" | '[^']*' """, re.VERBOSE)
@@ -414,7 +414,7 @@ def _shown(name: str | None) -> str:
 
 
 def _by_words(text: str) -> Cause:
-    if found := _ONES_OWN_LIMIT.search(text):
+    if found := _ROLE_OR_DATABASE_LIMIT.search(text):
         return _limit_of(found[1], found[2])
     if found := _MAY_NOT_CONNECT.search(text):
         return _may_not_connect(found[1])

@@ -31,7 +31,7 @@ _DEFAULT = "/usr/lib/psycopg-openssl"
 _VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
-def systems(parameters: Mapping[str, str | int | None], environ: Mapping[str, str]) -> dict[str, str]:
+def system_certificates(parameters: Mapping[str, str | int | None], environ: Mapping[str, str]) -> dict[str, str]:
     """Return what to change in libpq's `parameters`, which ask for the system's certificates.
 
     Empty if libpq finds them itself, or if it must refuse the address: it allows `system` only with `verify-full`.

@@ -41,7 +41,7 @@ _ROWS = 500
 _FAILED = (pq.FATAL_ERROR, pq.BAD_RESPONSE, pq.PIPELINE_ABORTED)
 
 # Values that libpq sets by default, and that a libpq before 16 does not know.
-_DEFAULTS_OF_ITS_OWN = {"sslcertmode": "allow"}
+_LIBPQ_DEFAULTS = {"sslcertmode": "allow"}
 # Parameters not to pass on: they concern only this session, or are already resolved into others (the service), or
 # choose among several hosts.
 _OURS = frozenset(("client_encoding", "service", "servicefile", "load_balance_hosts"))
@@ -73,7 +73,7 @@ class Session:
         """Whether a commit was cancelled while it waited for a synchronous standby, because its time was over."""
         self._notices: deque[Notice] = deque()
         """Notices from libpq that have not been passed to `on_notice` yet."""
-        self._farewell: Notice | None = None
+        self._closing_error: Notice | None = None
         """Why the server or a pooler has closed an idle connection. libpq treats that error as a notice."""
         self._pgconn.notice_handler = self._receive_notice
 
@@ -95,7 +95,7 @@ class Session:
         public: dict[str, str] = {}
         secret: dict[str, str] = {}
         for name, value, compiled, is_secret in self._pgconn.options():
-            if value and value != compiled and name not in _OURS and _DEFAULTS_OF_ITS_OWN.get(name) != value:
+            if value and value != compiled and name not in _OURS and _LIBPQ_DEFAULTS.get(name) != value:
                 (secret if is_secret else public)[name] = value
         for name, value in (("host", self._pgconn.host()), ("port", self._pgconn.port())):
             if "," in public.get(name, ""):
@@ -201,8 +201,8 @@ class Session:
         except PqError as error:
             self._parse(self._pgconn.is_busy)
             self.abandon()
-            if self._farewell is not None:
-                raise connection_lost(self._farewell.message, self._farewell.sqlstate) from None
+            if self._closing_error is not None:
+                raise connection_lost(self._closing_error.message, self._closing_error.sqlstate) from None
             raise connection_lost(foreign(" ".join(str(error).split()))) from None
         self._parse(self._pgconn.is_busy)
 
@@ -351,7 +351,7 @@ class Session:
     def _receive_notice(self, result: Answer) -> None:
         notice = Notice.of(result)
         if notice.is_error:
-            self._farewell = notice
+            self._closing_error = notice
         if gave_standby_up(result):
             self.gave_standby_up = True
         if self.on_notice is not None:

@@ -169,9 +169,9 @@ def target(address: str, variable: str, token: str, *, noted: bool = False) -> T
     configured = bool(address) or any(os.environ.get(name) for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE"))
     describe_target(parameters, os.environ)
     if wants_the_systems_certificates(parameters, os.environ):
-        from entrypoint.database.roots import systems
+        from entrypoint.database.roots import system_certificates
 
-        parameters = {**parameters, **systems(parameters, os.environ)}
+        parameters = {**parameters, **system_certificates(parameters, os.environ)}
     ours = of_this_program(parameters, token)
     whole = conninfo({name: str(value) for name, value in ours.items() if value is not None})
     path = "" if translation is None else translation.path

@@ -1,1 +1,1 @@
-"""Another migration tool under our lock: what it reads, whether it has anything to do, and how it is run and kept."""
+"""Run another migration tool under our lock: what it reads, how it is started, and how it reaches the server."""

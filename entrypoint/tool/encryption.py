@@ -76,12 +76,12 @@ def _context(sslmode: str, parameters: Mapping[str, str]) -> ssl.SSLContext:
         context.maximum_version = highest
     if parameters.get("sslnegotiation") == "direct":
         context.set_alpn_protocols(["postgresql"])
-    roots = parameters.get("sslrootcert") or _at_home("root.crt")
+    roots = parameters.get("sslrootcert") or _default_file("root.crt")
     # As in libpq, `require` means `verify-ca` if there is a root certificate.
     if sslmode in VERIFIED or (sslmode == "require" and roots and os.path.exists(roots)):
         context.verify_mode = ssl.CERT_REQUIRED
         _trust(context, roots, parameters)
-    _show_certificate(context, parameters)
+    _load_client_certificate(context, parameters)
     return context
 
 
@@ -91,7 +91,7 @@ def _version(name: str | None) -> ssl.TLSVersion | None:
     return ssl.TLSVersion[_VERSIONS[name]] if name in _VERSIONS else None
 
 
-def _at_home(name: str) -> str:
+def _default_file(name: str) -> str:
     """Return the path of a file in libpq's default directory; empty if it does not exist."""
     path = os.path.expanduser(f"~/.postgresql/{name}")
     return path if os.path.exists(path) else ""
@@ -109,7 +109,7 @@ def _trust(context: ssl.SSLContext, roots: str, parameters: Mapping[str, str]) -
     else:
         with _named("the certificate authority's certificates", "sslrootcert", roots):
             context.load_verify_locations(roots)
-    revoked = parameters.get("sslcrl") or _at_home("root.crl")
+    revoked = parameters.get("sslcrl") or _default_file("root.crl")
     folder = parameters.get("sslcrldir")
     if (revoked and os.path.exists(revoked)) or folder:
         with _named("the list of revoked certificates", "sslcrl", revoked or folder or ""):
@@ -181,18 +181,18 @@ def _packed(text: str) -> bytes:
 # --- Who we are -------------------------------------------------------------------------------------------
 
 
-def _show_certificate(context: ssl.SSLContext, parameters: Mapping[str, str]) -> None:
+def _load_client_certificate(context: ssl.SSLContext, parameters: Mapping[str, str]) -> None:
     """Load the client's certificate, if there is one."""
     if parameters.get("sslcertmode") == "disable":
         return
-    certificate = parameters.get("sslcert") or _at_home("postgresql.crt")
+    certificate = parameters.get("sslcert") or _default_file("postgresql.crt")
     if not certificate or not os.path.exists(certificate):
         return
-    key = parameters.get("sslkey") or _at_home("postgresql.key")
+    key = parameters.get("sslkey") or _default_file("postgresql.key")
     # With an empty password, a key that needs one is an error; without, OpenSSL would ask on the terminal.
     password = parameters.get("sslpassword", "")
     try:
-        if (der := _in_der(key)) is None:
+        if (der := _der_contents(key)) is None:
             context.load_cert_chain(certificate, key or None, password)
         else:
             _load_der(context, certificate, der)
@@ -205,7 +205,7 @@ def _show_certificate(context: ssl.SSLContext, parameters: Mapping[str, str]) ->
         ) from error
 
 
-def _in_der(path: str) -> bytes | None:
+def _der_contents(path: str) -> bytes | None:
     """Return a key file's contents if they are DER, which libpq also reads; None if they are PEM."""
     if not path:
         return None

@@ -147,7 +147,7 @@ class Keeper:
         self._pid = os.fork()
         if self._pid == 0:
             try:
-                _become(words, keeper, ignored)
+                _exec_program(words, keeper, ignored)
             except OSError as error:
                 os.write(tell, str(error.errno or 0).encode())
             finally:
@@ -211,7 +211,7 @@ class Keeper:
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE)
 
 
-def _become(words: list[str], keeper: int, ignored: Collection[int]) -> NoReturn:
+def _exec_program(words: list[str], keeper: int, ignored: Collection[int]) -> NoReturn:
     """Exec the program, in the child, with nothing of ours left in the process. Raises OSError."""
     os.setsid()
     # If somebody kills the keeper, the kernel kills the program.

@@ -163,7 +163,8 @@ class Tool:
             well = ended.exit_code == 0 and not ended.timed_out and not ended.cannot_start
             _, after = self._judge(ended=True)
         except LeaseLostError as lost:
-            # Only an operator takes the lock from a living holder, or the tool itself; and then it would run forever.
+            # Only an operator or the tool itself takes the lock from a living holder. If the tool does it every time,
+            # do not run it forever.
             if not lost.by_operator and assignment.losses.note(Spot(0, command, 0, "", None), lost):
                 said = f"the migration lock was lost {MOST} times while {command} ran"
                 raise CommandFailedError(said, remedy=_LEAVE_OURS_ALONE, command=command, run=number) from lost

@@ -234,7 +234,7 @@ class Relay:
 
     def _serve(self, client: socket.socket) -> None:
         try:
-            with self._kept(client):
+            with self._registered(client):
                 if _may_use(client):
                     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     client.settimeout(_STARTUP)
@@ -249,7 +249,7 @@ class Relay:
             logs.event(logs.WARNING, "command.connection", f"a connection of the command failed: {told}")
 
     @contextlib.contextmanager
-    def _kept(self, sock: socket.socket) -> Iterator[None]:
+    def _registered(self, sock: socket.socket) -> Iterator[None]:
         """Register a socket, so that `close` cuts it, and close it in the end."""
         with self._lock:
             closed = self._closed.is_set()
@@ -275,7 +275,7 @@ class Relay:
             hint = error.remedy if isinstance(error, UnusableFileError) else ""
             client.sendall(wire.error("08001", f"entrypoint cannot reach the server: {foreign(str(error))}", hint))
             raise
-        with self._kept(upstream):
+        with self._registered(upstream):
             if code == wire.CANCEL_REQUEST:
                 upstream.sendall(wire.cancel_message(body))
                 # The server closes the connection once it has handled the request.

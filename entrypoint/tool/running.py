@@ -128,7 +128,7 @@ def _reason(error: OSError) -> str:
 
 
 def _attend(kept: Kept, output: Output, lease: Lease, deadline: Deadline) -> bool:
-    """Attend to the tool until nothing is left of it, and tell whether it timed out."""
+    """Pass on the tool's output until nothing is left of it, keep checking the lock, and tell whether it timed out."""
     look = time.monotonic() + _LOOK_EVERY
     grace: Deadline | None = None
     while not kept.over:

@@ -29,38 +29,38 @@ def test_a_libpq_of_psycopgs_is_told_the_first_that_is_there(
     file: str, mode: str | None, variables: dict[str, str]
 ) -> None:
     parameters = {"sslrootcert": "system", "sslmode": mode}
-    assert roots.systems(parameters, variables) == {"sslrootcert": file, "sslmode": "verify-full"}
+    assert roots.system_certificates(parameters, variables) == {"sslrootcert": file, "sslmode": "verify-full"}
 
 
 @pytest.mark.usefixtures("file")
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
 def test_openssls_variables_go_first(variable: str) -> None:
-    assert roots.systems({}, {variable: "/somewhere"}) == {}
+    assert roots.system_certificates({}, {variable: "/somewhere"}) == {}
 
 
 @pytest.mark.usefixtures("file")
 @pytest.mark.parametrize("mode", ["require", "verify-ca", "disable"])
 def test_what_libpq_refuses_is_left_to_it(mode: str) -> None:
-    assert roots.systems({"sslmode": mode}, {}) == {}
-    assert roots.systems({}, {"PGSSLMODE": mode}) == {}
+    assert roots.system_certificates({"sslmode": mode}, {}) == {}
+    assert roots.system_certificates({}, {"PGSSLMODE": mode}) == {}
 
 
 @pytest.mark.usefixtures("file")
 def test_another_libpq_finds_them_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libpq, "bundled", lambda: None)
-    assert roots.systems({}, {}) == {}
+    assert roots.system_certificates({}, {}) == {}
 
 
 @pytest.mark.usefixtures("file")
 def test_what_somebody_put_where_this_openssl_looks_goes_first(tmp_path: Path) -> None:
     (tmp_path / "default").mkdir()
-    assert roots.systems({}, {}) == {}
+    assert roots.system_certificates({}, {}) == {}
 
 
 @pytest.mark.usefixtures("file")
 def test_without_certificates_libpq_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(roots, "FILES", (str(tmp_path / "first.pem"),))
-    assert roots.systems({}, {}) == {}
+    assert roots.system_certificates({}, {}) == {}
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""All that knows a column of ours: reading `schema_migrations` and `migration_lock`, making and writing them."""
+"""Everything that knows the columns of our tables: creating, reading and writing them, and planning from their rows."""

@@ -42,8 +42,8 @@ def find(
     # Without tables, there are no triggers or defaults on them to ask about. In a new server process, planning that
     # query takes longer than everything else.
     if any(row[2] is not None for row in relations):
-        parts = [*walk(place.schema), _strangers_sql(place.schema, role, command)]
-        place = _trusted_with(place, in_transaction(session, parts, deadline)[-1])
+        parts = [*walk(place.schema), _untrusted_code_sql(place.schema, role, command)]
+        place = _with_intrusion(place, in_transaction(session, parts, deadline)[-1])
     return place
 
 
@@ -55,9 +55,9 @@ _ABOUT = (
 
 def find_at(session: Connection, schema: str, deadline: Deadline, role: str | None, command: Command | None) -> Place:
     """Find our tables in the schema where they were before, in one round trip. Otherwise like `find`."""
-    parts = [_ABOUT, *walk(schema), tables_sql(schema, role, command), _strangers_sql(schema, role, command)]
+    parts = [_ABOUT, *walk(schema), tables_sql(schema, role, command), _untrusted_code_sql(schema, role, command)]
     about, *_, relations, strangers = in_transaction(session, parts, deadline)
-    return _trusted_with(_described(about[0], relations, schema, command), strangers)
+    return _with_intrusion(_described(about[0], relations, schema, command), strangers)
 
 
 def find_made(session: Connection, place: Place, role: str | None, deadline: Deadline) -> Place:
@@ -90,7 +90,7 @@ def _described(about: Row, relations: Sequence[Row], schema: str | None, command
     return place
 
 
-def _trusted_with(place: Place, strangers: Sequence[Row]) -> Place:
+def _with_intrusion(place: Place, strangers: Sequence[Row]) -> Place:
     for table, what in strangers:
         if not place.intrusion:
             place = place._replace(intrusion=f"The table {table} in schema {place.schema!r} has {what}")
@@ -119,7 +119,7 @@ def refuse_intrusion(place: Place) -> None:
         )
 
 
-def _strangers_sql(schema: str | None, role: str | None, command: Command | None) -> str:
+def _untrusted_code_sql(schema: str | None, role: str | None, command: Command | None) -> str:
     """Return the query for everything that would run an untrusted role's code when we write a row: (table, what).
 
     Triggers, rules, defaults, constraints and indexes depend on the functions they call. PostgreSQL records no

@@ -96,9 +96,9 @@ class Question:
         leave_out_time_zone()
         changed: dict[str, str | int] = {"connect_timeout": timeout_for_each_host(parameters, 1, timeout)}
         if wants_the_systems_certificates(parameters, os.environ):
-            from entrypoint.database.roots import systems
+            from entrypoint.database.roots import system_certificates
 
-            changed |= systems(parameters, os.environ)
+            changed |= system_certificates(parameters, os.environ)
         connect_as = of_this_program({**parameters, **changed}, self.token)
         self._begun.acquire()
         self._done.acquire()

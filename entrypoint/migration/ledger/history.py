@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 def queries(place: Place, command: Command) -> tuple[str, ...]:
     """Return the statements that read the digest and the runs, in one transaction; `as_runs` reads the answers.
 
-    The digest comes first. The other way round, a run that ends in between could make an older history look like the
-    result of that run.
+    The digest comes first, so that a run that is recorded after it cannot make an older history look like the result of
+    that run.
     """
     return (*_digest_statements(command), runs_query(place))
 
 
 def as_runs(answers: Sequence[list[Row]]) -> Runs:
-    """Return the answers to `queries`."""
+    """Return the runs from the answers to `queries`."""
     digest, problem = answers[-2][0]
     return Runs(as_rows(answers[-1]), digest or UNKNOWN, problem or "")
 

@@ -30,7 +30,7 @@ _SEQUENCE = """(
 
 
 class Table(NamedTuple):
-    """One of our tables, if it exists."""
+    """One of our tables that exists."""
 
     name: str
     owner: str

@@ -37,7 +37,7 @@ class LedgerRow(NamedTuple):
 
 
 def ask(session: Connection, role: str | None, deadline: Deadline, parts: Sequence[str]) -> list[list[Row]]:
-    """Run queries in one round trip, in a transaction that hardly waits for locks; return the rows of each."""
+    """Run queries in one round trip, in a transaction that does not wait long for locks; return the rows of each."""
     try:
         return session.query(";\n".join((*begin_look(role, deadline), *parts, "COMMIT")), deadline)[
             -len(parts) - 1 : -1
@@ -51,7 +51,7 @@ def ask(session: Connection, role: str | None, deadline: Deadline, parts: Sequen
 
 
 def begin_look(role: str | None, deadline: Deadline) -> list[str]:
-    """Return the statements that begin a read-only transaction of ours, which hardly waits for locks."""
+    """Return the statements that begin a read-only transaction of ours, which does not wait long for locks."""
     return [
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
         *our_state(role),

@@ -63,7 +63,7 @@ def begin_run(place: Place, beginning: Beginning) -> str:
 
 
 def interrupt(place: Place) -> str:
-    """Return the statement that records the runs that earlier holders left running as interrupted. It returns them."""
+    """Return the statement that marks the runs of earlier holders as interrupted. It returns those runs."""
     return (
         f"UPDATE {place.table('migration_commands')} SET status = {literal(INTERRUPTED)}, "
         f"finished_at = pg_catalog.clock_timestamp() WHERE status = {literal(RUNNING)} "

@@ -157,8 +157,8 @@ def _is_on_path(table: str, columns: str, command: Command) -> bool:
 def queries(place: Place, histories: Sequence[History]) -> tuple[str, ...]:
     """Return the statements that digest the histories and read the runs, in one transaction; see `as_runs`.
 
-    The histories come first. The other way round, a run that ends in between could make an older history look like the
-    result of that run.
+    The histories come first, so that a run that is recorded after they were read cannot make an older history look like
+    the result of that run.
     """
     tables = (f"{identifier(schema)}.{identifier(table)}" for schema, table in histories)
     return (*AS_TEXT, *(f"SELECT {digest_of(table)}" for table in tables), runs_query(place))

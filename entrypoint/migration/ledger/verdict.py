@@ -61,7 +61,7 @@ def judge(wanted: Wanted, runs: Runs, *, standing_names: Collection[str] | None 
     failed = _failed_since(wanted, runs.rows)
     completed = [run for run in runs.rows if run.status == COMPLETED]
     ours = [run for run in completed if run.fingerprint == wanted.fingerprint]
-    if why := _unknowable(wanted, runs, ours):
+    if why := _why_unknown(wanted, runs, ours):
         return Verdict(PENDING, why, always=True, failed=failed)
     if ours and ours[-1].after == runs.digest:
         return Verdict(UP_TO_DATE, "its inputs and its history are unchanged since its last run")
@@ -100,7 +100,7 @@ def leads_to(run: Run, completed: Sequence[Run], digest: str) -> bool:
     return reached == digest
 
 
-def _unknowable(wanted: Wanted, runs: Runs, ours: Sequence[Run]) -> str:
+def _why_unknown(wanted: Wanted, runs: Runs, ours: Sequence[Run]) -> str:
     """Return why there is no way to know whether there is anything to do; empty if there is."""
     if not wanted.names:
         return "MIGRATION_COMMAND_INPUTS is not set, so there is no way to tell whether it has anything to do"

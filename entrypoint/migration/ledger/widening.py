@@ -41,7 +41,7 @@ def are_long(numbers: Iterable[int]) -> bool:
 
 
 def read_column(rows: Sequence[Row]) -> Column:
-    """Return the answer to `question`."""
+    """Return the column's facts from the answer to `question`."""
     found: dict[str | None, list[str]] = {}
     for kind, text in rows:
         found.setdefault(kind, []).append(text or "")
