@@ -69,10 +69,11 @@ def begin_guard(server_version: int) -> str:
 
 
 def end_sessions(condition: str) -> str:
-    """Return the statements that end every session that meets a `condition`, but never the one that asks.
+    """Return the statements that terminate all sessions that meet `condition`, except our own.
 
-    The condition is about `s`, a row of `pg_stat_get_activity`. The last answer has a row for each of them, beginning
-    with its pid. Sessions are ended as the login user, whatever MIGRATION_ROLE is: they are most likely that user's.
+    The condition is about `s`, a row of `pg_stat_get_activity`. The last answer has a row for each terminated session,
+    with its pid first. This runs as the login user, not as MIGRATION_ROLE, because the sessions are most likely that
+    user's.
     """
     return (
         "SET LOCAL ROLE NONE; SELECT s.pid, pg_catalog.pg_terminate_backend(s.pid) "
