@@ -128,7 +128,8 @@ def test_it_shows_who_is_waited_for(scene: Scene, terminal: Terminal) -> None:
         gate.open()
         assert run.wait() == 0
         holder.ok()
-    assert not [line for line in terminal.screen if "migrations ━" in line]
+    # What a process writes reaches the terminal a moment later, even if the process has ended.
+    until(lambda: not [line for line in terminal.screen if "migrations ━" in line], 5, lambda: str(terminal.screen))
 
 
 @pytest.mark.parametrize(
