@@ -164,7 +164,7 @@ def _run(words: Sequence[str], environ: Mapping[str, str], inherited: handover.I
         return code
     _report(outcome, "run", environ)
     if outcome.error is not None:
-        _tell_of_the_start(environ)
+        _log_start_after_failure(environ)
     return _become(command, outcome, inherited)
 
 
@@ -176,7 +176,7 @@ def _report(outcome: Outcome, command: str, environ: Mapping[str, str]) -> None:
         report(outcome, command, environ)
 
 
-def _tell_of_the_start(environ: Mapping[str, str]) -> None:
+def _log_start_after_failure(environ: Mapping[str, str]) -> None:
     """Log that the application starts after a failure, and which setting says so."""
     from entrypoint import logs
 

@@ -5,7 +5,7 @@ ends no process, and may run in any thread, alongside other calls. Everything el
 the lock.
 
 The work runs in a separate thread while the caller waits. So an exception that hits the caller in the middle
-(KeyboardInterrupt, a test's time-out) cannot leave a migration half done: the thread is asked to stop, as a signal asks
+(KeyboardInterrupt, a test's timeout) cannot leave a migration half done: the thread is asked to stop, as a signal asks
 the program, and frees the lock first (docs/decisions/0050-the-work-of-the-api-has-its-own-thread.md).
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class _Typing:
-    """Stands in for the module `typing`, which takes longer to import than all of this; imported on first use."""
+    """Replaces the module `typing`, which takes longer to import than all of this, until it is first used."""
 
     def __getattr__(self, name: str) -> object:
         import typing
@@ -43,8 +43,8 @@ class _Typing:
         return getattr(typing, name)
 
 
-# What annotations are made of, for whoever evaluates them (`typing.get_type_hints`, FastAPI). Not by assignments: those
-# would hide from linters what the names stand for.
+# The names in annotations, for code that evaluates them (`typing.get_type_hints`, FastAPI). These are not assignments,
+# which would hide the names' real meaning from linters.
 globals().update(typing=_Typing(), Iterable=_collections_abc.Iterable, Mapping=_collections_abc.Mapping)
 
 __all__ = [
@@ -62,7 +62,7 @@ __all__ = [
 
 LOGGER = "entrypoint"
 
-# What `variables` may hold: what is no parameter here, and is about migrations.
+# Allowed in `variables`: the variables that affect migrations and are not parameters here.
 _VARIABLES = frozenset(
     {
         "DATABASE_PASSWORD_COMMAND",
@@ -77,11 +77,11 @@ _VARIABLES = frozenset(
         "MIGRATION_OUT_OF_ORDER",
     }
 )
-# One of the variables' milliseconds, in seconds.
+# One millisecond, the unit of the variables, in seconds.
 _SHORTEST = 0.001
-# A time that is longer is a mistake, infinity among them: in seconds.
+# A longer time in seconds, such as infinity, is a mistake.
 _FOREVER = 2_000_000.0
-# For what the thread cleans up, in seconds: each of its steps is bounded, together they are shorter.
+# Seconds for the thread's clean-up. Each of its steps has a limit, and together they are shorter.
 _CLEAN_UP = 10.0
 
 
@@ -306,14 +306,14 @@ def check(
         from entrypoint.operations.check import check as check_files
 
         wishes = Wishes(names, lint, url is None, against)
-        # Where the linter and git are, as for any child of this process.
+        # The linter and git are found by PATH, as for any child process.
         found = check_files(settings, wishes, os.environ.get("PATH", os.defpath)).findings
         return tuple(Finding(*one[:6], one.remedy and _in_parameters(one.remedy)) for one in found)
 
     return CheckResult(_apart(work, secrets)[0])
 
 
-# What stands for a parameter in the program's texts, which are about variables and options.
+# The variables and options in the program's messages, with the parameters that replace them.
 _PARAMETERS = {
     "MIGRATIONS_DIR": "directory",
     "MIGRATION_SCHEMA": "schema",
@@ -342,18 +342,21 @@ _NONE = type(None)
 def _must_be(kinds: tuple[type, ...], **given: object) -> None:
     """Raise TypeError for the first argument of another type; True does not count as a number.
 
-    Raise ConfigurationError for a text that cannot be sent to a server: with a NUL, or half a surrogate pair.
+    Raise ConfigurationError for a text that cannot be sent to a server, because it contains a NUL or a lone surrogate.
     """
     for name, value in given.items():
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             wanted = " or ".join("None" if kind is _NONE else kind.__name__ for kind in kinds)
             raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
         if isinstance(value, str) and _is_odd(value, as_variable=name.startswith("variables")):
-            _refuse(f"{name} has a character in it that no text in UTF-8 has", f"Pass another {name}.")
+            _refuse(f"{name} contains a character that is not valid in UTF-8 text", f"Pass another {name}.")
 
 
 def _is_odd(text: str, *, as_variable: bool) -> bool:
-    """Tell whether a text cannot be sent to a server, or cannot be a variable; that one may have bytes of any kind."""
+    """Tell whether a text cannot be sent to a server; or, `as_variable`, cannot be in the environment.
+
+    A variable may contain arbitrary bytes, but no NUL.
+    """
     try:
         text.encode(errors="surrogateescape" if as_variable else "strict")
     except UnicodeEncodeError:
@@ -362,13 +365,13 @@ def _is_odd(text: str, *, as_variable: bool) -> bool:
 
 
 def _name(**given: object) -> str:
-    """Return the file name that the one given parameter holds. Raises TypeError."""
+    """Return the file name in the given parameter. Raises TypeError."""
     ((parameter, value),) = given.items()
     name = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(name, str):
         raise TypeError(f"{parameter} must be str or os.PathLike[str], not {type(value).__name__}")
     if "\0" in name:
-        _refuse(f"{parameter} has a NUL in it, which no file's name has", f"Pass another {parameter}.")
+        _refuse(f"{parameter} contains a NUL character, which no file name can", f"Pass another {parameter}.")
     return name
 
 
@@ -452,7 +455,7 @@ def _apart(work: Callable[[], _T], secrets: frozenset[str]) -> tuple[_T, str]:
     run = _Run(secrets)
     results: list[_T] = []
     try:
-        # In a copy of the caller's context, as a filter of its logging may ask for that.
+        # In a copy of the caller's context, because a filter in its logging may use that.
         perform = partial(copy_context().run, run.perform, lambda: results.append(work()))
         Thread(target=perform, name=LOGGER, daemon=True).start()
         while not run.ended_within(SLICE):
@@ -469,7 +472,7 @@ def _apart(work: Callable[[], _T], secrets: frozenset[str]) -> tuple[_T, str]:
 
 
 def _in_parameters(text: str) -> str:
-    """Return `text` with the names of parameters in place of the program's variables, which nothing reads here."""
+    """Return `text` with the names of parameters in place of the program's variables, which the API does not read."""
     import re
 
     names = "|".join(map(re.escape, sorted(_PARAMETERS, key=len, reverse=True)))
@@ -513,12 +516,12 @@ class _Run:
             error.message = _in_parameters(error.message)
             error.args = (error.message, *error.args[1:])
             self.failure = _with_notes(error)
-        except Exception as error:  # noqa: BLE001 - told as the program tells it
+        except Exception as error:  # noqa: BLE001 - reported as in the program
             from entrypoint.startup import internal_error
 
             self.failure = _with_notes(internal_error(error))
             self.failure.__cause__ = error
-        except BaseException as error:  # noqa: BLE001 - a stop, which the caller has asked for
+        except BaseException as error:  # noqa: BLE001 - Interrupted, because the caller has asked us to stop
             self.failure = error
         finally:
             self._ended.set()

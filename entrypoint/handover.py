@@ -64,7 +64,7 @@ def hand_over(command: Sequence[str], environment: Sequence[bytes], inherited: I
     # A signal that has already arrived ends us here. A later one waits until signals have their default actions.
     signals.hold()
     signals.raise_received()
-    signals.ignore_nothing_of_pythons()
+    signals.restore_defaults_of_python()
     if os.getpid() != 1:
         signals.restore()
     signals.block_only(inherited.mask)

@@ -243,7 +243,7 @@ class Probe:
         if listener is not None and listener.fileno() in ready:
             self._accept(listener)
 
-    def _least_needy(self) -> _Connection:
+    def _first_to_drop(self) -> _Connection:
         """Return the connection to drop first: one that has its answer, or else the oldest."""
         return min(self._connections, key=lambda one: (not one.ended, not one.answered))
 
@@ -251,13 +251,13 @@ class Probe:
         """Return the seconds until another client can be accepted; until then it waits in the kernel's queue."""
         if len(self._connections) < _MOST_CONNECTIONS:
             return 0.0
-        one = self._least_needy()
+        one = self._first_to_drop()
         return 0.0 if one.answered else max(0.0, one.began + _YOUTH - time.monotonic())
 
     def _accept(self, listener: socket.socket) -> None:
         """Accept another client; if there is no room, drop one."""
         if len(self._connections) >= _MOST_CONNECTIONS:
-            self._drop(self._least_needy())
+            self._drop(self._first_to_drop())
         try:
             client, _ = listener.accept()
         except OSError as error:

@@ -75,7 +75,7 @@ _lost = False
 """Whether the exception for the received signal still has to be raised."""
 _in_callback_of_c = False
 _main_thread: int | None = None
-_heir: Callable[[int], object] | None = None
+_delegate: Callable[[int], object] | None = None
 
 
 class NotInCallbacks:
@@ -119,7 +119,7 @@ def raise_received() -> None:
 
     Call this before starting something new, but not while cleaning up.
     """
-    if _received is not None and _heir is None and _thread.get_ident() == _main_thread:
+    if _received is not None and _delegate is None and _thread.get_ident() == _main_thread:
         raise Interrupted(_received)
     stop = _here.stop
     if stop is not None and stop.asked:
@@ -147,7 +147,7 @@ def block_only(mask: frozenset[int]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def ignore_nothing_of_pythons() -> None:
+def restore_defaults_of_python() -> None:
     """Restore the default action of the signals that CPython ignores when it starts.
 
     An ignored signal would stay ignored after exec. Their original action cannot be known; the default ends a process.
@@ -170,7 +170,7 @@ def install() -> None:
     """Handle the signals that end the program. Call it once, in the main thread, as early as possible."""
     global _main_thread  # noqa: PLW0603 - signal handlers belong to the process, and so does this
     _main_thread = _thread.get_ident()
-    sys.unraisablehook = _hear_of_what_went_lost
+    sys.unraisablehook = _note_lost
     for signum in HANDLED:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, _handle)
@@ -179,14 +179,14 @@ def install() -> None:
         signal.signal(signal.SIGHUP, _do_nothing)
 
 
-def hand_to(heir: Callable[[int], object]) -> None:
-    """Let `heir` handle signals from now on, for a program whose work is not only in the main thread.
+def delegate_to(delegate: Callable[[int], object]) -> None:
+    """Let `delegate` handle signals from now on, for a program whose work is not only in the main thread.
 
     The signal handler calls it with the signal's number, instead of raising `Interrupted`. The watchdog and a second
     signal still end the process.
     """
-    global _heir  # noqa: PLW0603 - signal handlers belong to the process, and so does this
-    _heir = heir
+    global _delegate  # noqa: PLW0603 - signal handlers belong to the process, and so does this
+    _delegate = delegate
 
 
 def restore() -> None:
@@ -205,7 +205,7 @@ def _handle(signum: int, _frame: FrameType | None) -> None:
     if _received is not None:
         os._exit(128 + signum)
     _received = signum
-    put_off = _in_callback_of_c and _heir is None
+    put_off = _in_callback_of_c and _delegate is None
     try:  # noqa: SIM105 - nothing may be imported here, not even contextlib
         # Not `threading`: nothing may be imported here, as the signal may have arrived during that very import.
         _thread.start_new_thread(_end_after_a_while, (128 + signum,))
@@ -213,13 +213,13 @@ def _handle(signum: int, _frame: FrameType | None) -> None:
         pass  # The thread cannot be started. The clean-up itself has time limits.
     if put_off:
         _lost = True
-    elif _heir is None:
+    elif _delegate is None:
         raise Interrupted(signum)
     else:
-        _heir(signum)
+        _delegate(signum)
 
 
-def _hear_of_what_went_lost(unraisable: sys.UnraisableHookArgs) -> None:
+def _note_lost(unraisable: sys.UnraisableHookArgs) -> None:
     """Remember a dropped exception of ours, instead of showing it."""
     global _lost  # noqa: PLW0603 - as above
     if issubclass(unraisable.exc_type, Interrupted):

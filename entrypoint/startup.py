@@ -170,7 +170,7 @@ def _answer(
 
 
 def _ask(settings: Settings) -> Question | None:
-    """Start asking for the ledger, without a session. Returns None if this Python lacks what that needs.
+    """Start reading the ledger, without a session. Returns None if this Python lacks what that needs.
 
     Also None if a command has to print the password first: compared with that, a session costs nothing.
     """

@@ -207,7 +207,7 @@ def start_clocks(settings: Settings, *, spent: float = 0.0) -> Clocks:
 
 def _rows(session: Session, place: Place, settings: Settings, clocks: Clocks) -> tuple[LedgerRow, ...]:
     if not place.ledger and settings.role is None:
-        return ()  # With a role, we go on, to find out whether we may use it.
+        return ()  # With a role, we continue, to find out whether we may use it.
 
     def look(patience: Deadline) -> Look:
         return reading.look(session, place, settings.role, patience, contending=False)
@@ -263,7 +263,7 @@ def _enter_phase(settings: Settings, name: str) -> None:
 
 
 def refuse_read_only(survey: Survey, what: str) -> None:
-    """Raise ReadOnlyError if the server takes no writes; `what` is a clause that says what had to be written."""
+    """Raise ReadOnlyError if the server accepts no writes; `what` is a clause that says what had to be written."""
     place = survey.place
     if place.standby or place.read_only:
         from entrypoint.migration.ledger.refusal import read_only, read_only_by_default
@@ -300,7 +300,7 @@ def assign(
         refuse_out_of_order=settings.refuse_out_of_order,
         differences=Differences.told_of(survey.plan),
         adopt=settings.adopt,
-        # With --to, only files of ours are asked for.
+        # With --to, only our own files run.
         wanted=survey.wanted if up_to is None else None,
         address=settings.address,
         repeats=repeats,

@@ -14,8 +14,8 @@ from entrypoint.migration.script.files import REPEATABLES, ROLLBACKS, is_sql, lo
 from entrypoint.migration.script.prepare import (
     TEMPLATE,
     examine,
+    examine_down_migration,
     examine_repeatables,
-    examine_reverse,
     faults_between,
     unknown_refresh,
 )
@@ -229,7 +229,7 @@ def look_at(file: MigrationFile, *, notes: bool, escapes: bool = False) -> FileR
 def look_at_reverse(file: MigrationFile, *, escapes: bool) -> FileReport:
     """Return what there is to say about one file that takes a migration back: what `rollback` would refuse, too."""
     shown = shown_path(file.path, os.getcwd())
-    prepared, flaws = examine_reverse(file, escapes=escapes)
+    prepared, flaws = examine_down_migration(file, escapes=escapes)
     if prepared is None or flaws:
         return _faulty(file, shown, prepared, flaws)
     syntax = _syntax(prepared, shown)
@@ -510,7 +510,10 @@ def describe_left_out(prepared: Prepared) -> str:
 
 def unless(advice: Advice) -> str:
     """Return what only a database can tell of a file that is one transaction."""
-    return ", unless the database has a constraint that is INITIALLY DEFERRED: then it runs as units" * advice.asks
+    return (
+        ", unless the database has a constraint that is INITIALLY DEFERRED: then it runs as units"
+        * advice.unless_deferred
+    )
 
 
 def _subject(directory: str, migrations: int, repeatables: int, rollbacks: int) -> str:

@@ -12,7 +12,7 @@ from entrypoint.errors import ConfigurationError
 from entrypoint.errors.migration import MigrationFilesError
 from entrypoint.errors.operator import UsageError
 from entrypoint.migration.script.files import REPEATABLES, ROLLBACKS, is_sql, load_directory
-from entrypoint.migration.script.prepare import examine_reverse
+from entrypoint.migration.script.prepare import examine_down_migration
 from entrypoint.operations.check import Wishes as Checking
 from entrypoint.operations.check import check
 from entrypoint.operations.findings import Report, shown_path
@@ -301,7 +301,7 @@ def _impossible_backs(stage: str, into: str, backs: Sequence[Target]) -> Iterato
         return
     sources = {target.path: target.part.path for target in backs}
     for file in load_directory(os.path.join(stage, ROLLBACKS)).files:
-        _, faults = examine_reverse(file)
+        _, faults = examine_down_migration(file)
         if any(fault.rule == "rollback" for fault in faults):
             path = f"{ROLLBACKS}/{file.name}"
             os.unlink(file.path)

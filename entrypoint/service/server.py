@@ -194,7 +194,7 @@ async def _serve(
         loop.call_later(_GRACE + _LAST_WORDS, server.drop_connections)
 
     # Signal handlers run between two steps of whatever the loop is doing.
-    signals.hand_to(lambda signum: loop.call_soon_threadsafe(end, signum))
+    signals.delegate_to(lambda signum: loop.call_soon_threadsafe(end, signum))
     _tell(about, listeners)
     await server.serve(sockets=list(listeners))
     await backups.end()

@@ -151,7 +151,7 @@ class Judge:
         taken = self._send(advice.begin, *(message(each.start, each.end, single=False) for each in pieces))
         if difference := compare(advice, taken):
             yield difference
-        if advice.disputed or advice.odd or may_be_set_unseen(advice.body, advice.statements):
+        if advice.disputed or advice.odd_strings or may_be_set_unseen(advice.body, advice.statements):
             taken = self._send(
                 advice.begin, *(message(each.start, each.end, single=True) for each in advice.statements)
             )

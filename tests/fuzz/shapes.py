@@ -193,7 +193,7 @@ class Shapes:
             if _LENIENT in done.stderr.decode():
                 self.counts["not comparable"] += 1
                 continue
-            merged = advice.merged and not (advice.asks and self._deferred)
+            merged = advice.merged and not (advice.unless_deferred and self._deferred)
             cases.append(_Case(self._number, text, merged, done.returncode == 0))
         return cases
 

@@ -141,8 +141,8 @@ def test_who_has_to_make_room() -> None:
         assert probe._wait_for_room() > 900
         first.began -= 2000
         assert probe._wait_for_room() == 0
-        assert probe._least_needy() is first
+        assert probe._first_to_drop() is first
         last.answered = True
-        assert probe._least_needy() is last
+        assert probe._first_to_drop() is last
         second.answered = second.ended = True
-        assert probe._least_needy() is second
+        assert probe._first_to_drop() is second

@@ -122,7 +122,7 @@ def test_what_is_left_out_is_named_with_its_line() -> None:
 def test_the_database_is_asked_about_deferred_triggers_only_if_rows_change_before_the_end(
     text: str, *, asks: bool
 ) -> None:
-    assert advise(text).asks == asks
+    assert advise(text).unless_deferred == asks
 
 
 def test_a_units_transaction_has_its_modes() -> None:

@@ -50,7 +50,8 @@ def as_read(path: Path, content: bytes) -> tuple[LargeText, Advice] | None:
     assert found.checksum == checksum(content)
     assert str(found.text) == text
     advice = found.advice
-    assert (whole.faults, whole.transactional, whole.odd, whole.asks, whole.left_out) == ((), True, False, False, ())
+    judged = (whole.faults, whole.transactional, whole.odd_strings, whole.unless_deferred, whole.left_out)
+    assert judged == ((), True, False, False, ())
     assert whole.readings == advice.readings == STANDARD
     assert advice.body == whole.body
     assert (advice.begin, advice.wrapped, advice.directives) == (whole.begin, whole.wrapped, whole.directives)

@@ -99,8 +99,8 @@ def test_the_text_that_is_sent_is_the_file_s_own() -> None:
     text = "BEGIN;\nINSERT INTO t VALUES ('it\\'s');\nCOMMIT;\n"
     advice = advise(text, escapes=True)
     assert advice.body == "      \nINSERT INTO t VALUES ('it\\'s');\n       \n"
-    assert (advice.wrapped, advice.odd, advice.parsed, advice.disputed) == (True, True, True, False)
-    assert not advise("SELECT 'a\\n'", escapes=True).odd
+    assert (advice.wrapped, advice.odd_strings, advice.parsed, advice.disputed) == (True, True, True, False)
+    assert not advise("SELECT 'a\\n'", escapes=True).odd_strings
 
 
 def test_a_block_cannot_say_how_it_is_read() -> None:

@@ -22,7 +22,7 @@ from entrypoint.migration.ledger import tables, writing
 from entrypoint.migration.ledger.rows import COMPLETED
 from entrypoint.migration.ledger.walk import note
 from entrypoint.migration.observe.board import Activity
-from entrypoint.migration.script.prepare import not_in_a_reverse_file
+from entrypoint.migration.script.prepare import not_in_a_down_migration
 from entrypoint.migration.script.report import render
 from entrypoint.migration.script.units import cut, stop
 from entrypoint.records import NamedTuple
@@ -81,8 +81,9 @@ _IN_A_UNIT = {
 
 
 DEFERRED_TRIGGERS = "SELECT FROM pg_catalog.pg_trigger WHERE tginitdeferred LIMIT 1"
-"""Returns a row if a file with `Advice.asks` must run as units. Runs just before it: an earlier file may create such a
-trigger.
+"""Returns a row if a file with `Advice.unless_deferred` must run as units.
+
+It runs just before the file, because an earlier file may create such a trigger.
 """
 AS_DEFERRED = "the database has an INITIALLY DEFERRED trigger, and the file changes rows before a COMMIT"
 
@@ -160,7 +161,7 @@ class Task(NamedTuple):
         return dropped(self.lease.place, names, self.assignment.directory.newest)
 
     @property
-    def sign(self) -> str:
+    def proof(self) -> str:
         """The query that returns a row if the ledger has the record of this migration."""
         if self.repeatable:
             from entrypoint.migration.ledger.repeated import is_in_force
@@ -406,12 +407,12 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         if why is None:
             return None
         if reverse:
-            return f"{why}, {not_in_a_reverse_file(file.number)}."
+            return f"{why}, {not_in_a_down_migration(file.number)}."
         if self._migration.advice.transactional:
             return why + _IN_A_MIGRATION[sqlstate]
         if unit is None or not unit.begin:
             return None
-        if unit.brought:
+        if unit.in_own_block:
             return why + _IN_A_BLOCK
         return why + _IN_A_UNIT[sqlstate] if sqlstate in _IN_A_UNIT else None
 

@@ -88,7 +88,7 @@ class Batches:
         """How many attempts at the current batch have failed because of other sessions."""
         self._began = time.monotonic()
         self._met = 0
-        """How many keys this process has gone through since then."""
+        """How many keys this process has processed since then."""
         self._between = Between(task, self._began, out_of_time)
 
     def attempt(self) -> None:

@@ -68,12 +68,12 @@ class InDoubt(Exception):  # noqa: N818 - a state of knowledge, which the leader
 
 
 def settle(
-    transaction_id: str, target: Target, place: Place, sign: str, role: str | None, deadline: Deadline
+    transaction_id: str, target: Target, place: Place, proof: str, role: str | None, deadline: Deadline
 ) -> Verdict:
     """Find out whether a transaction was committed; wait while its backend is still working on it.
 
     The ledger might not have the change now and have it a moment later, so this first asks for the state of the
-    transaction. But `committed` only counts if the ledger agrees: `sign` is the query that returns a row if the change
+    transaction. But `committed` only counts if the ledger agrees: `proof` is the query that returns a row if the change
     is recorded, and `role` is the role to run it as. After a failover, or after a crash before the id reached the disk,
     the id may belong to another transaction. (A crash does not change the postmaster's start time.)
 
@@ -82,7 +82,7 @@ def settle(
     deadline = Deadline(max(deadline.remaining(), _FLOOR))
     while not deadline.passed():
         try:
-            verdict = _ask(transaction_id, target, place, sign, role, deadline.within(_PATIENCE))
+            verdict = _ask(transaction_id, target, place, proof, role, deadline.within(_PATIENCE))
         except (Failure, ConnectionLostError, StatementError):
             verdict = None  # The server is not available at the moment.
         if verdict is not None:
@@ -92,7 +92,7 @@ def settle(
 
 
 def _ask(
-    transaction_id: str, target: Target, place: Place, sign: str, role: str | None, deadline: Deadline
+    transaction_id: str, target: Target, place: Place, proof: str, role: str | None, deadline: Deadline
 ) -> Verdict | None:
     session = target.connect(deadline.remaining())
     try:
@@ -101,7 +101,7 @@ def _ask(
             return None
         if status == "aborted":
             return "aborted"  # Even if another transaction has made the same change since.
-        found = session.query(f"BEGIN READ ONLY; {session_state.ours(role)} {sign}; COMMIT", deadline)[-2]
+        found = session.query(f"BEGIN READ ONLY; {session_state.ours(role)} {proof}; COMMIT", deadline)[-2]
         return "committed" if found else "aborted"
     finally:
         session.close()

@@ -249,7 +249,7 @@ class Leader:
         row = self._unfinished.get(upcoming.file.number)
         return (
             upcoming.advice.transactional
-            and not upcoming.advice.asks
+            and not upcoming.advice.unless_deferred
             and row is None
             and migration.advice.directives.timeout is None
             and upcoming.advice.directives.timeout is None
@@ -374,7 +374,7 @@ class Leader:
             return ""
         if self._began_as_units(task.migration):
             return BEGAN_AS_UNITS
-        return AS_DEFERRED if task.migration.advice.asks and self._has_deferred_triggers(task) else ""
+        return AS_DEFERRED if task.migration.advice.unless_deferred and self._has_deferred_triggers(task) else ""
 
     def _began_as_units(self, migration: Prepared) -> bool:
         """Tell whether an earlier start has run part of the file unit by unit."""
@@ -424,7 +424,7 @@ class Leader:
                 certain = self._roll_back(task, trace, refusal)
                 if certain and _needs_units(task, refusal):
                     raise _NeedsUnitsError(refusal) from refusal
-                if not _is_gone(refusal):
+                if not _lost_prepared_statements(refusal):
                     self._judge(task, refusal, attempt, watched)
             except MigrationFailedError as failure:
                 self._record_failure(task, failure)
@@ -677,7 +677,7 @@ class Leader:
             doubt.transaction_id,
             self._assignment.target,
             self._lease.place,
-            task.sign,
+            task.proof,
             self._assignment.role,
             task.deadline.within(_PATIENCE),
         )
@@ -930,7 +930,7 @@ def _needs_units(task: Task, refusal: Refused) -> bool:
     return reason and task.migration.advice.merged and not task.reverse
 
 
-def _is_gone(refusal: Refused) -> bool:
+def _lost_prepared_statements(refusal: Refused) -> bool:
     """Tell whether the file has deallocated the statements that were prepared for its record.
 
     No file that `shorthand.suits` accepts does so openly. The next attempt prepares them again, after the file.

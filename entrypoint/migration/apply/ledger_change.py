@@ -39,7 +39,7 @@ class Change(NamedTuple):
     """A change to the ledger."""
 
     statements: Sequence[str]
-    sign: str
+    proof: str
     """The query that returns a row if the change is committed, for a commit in doubt."""
 
 
@@ -100,7 +100,7 @@ def _after_lost_commit(
     assignment: Assignment, lease: Lease, transaction_id: str, change: Change, lost: ConnectionLostError
 ) -> None:
     """Return if the change was committed although the connection ended during COMMIT; otherwise raise."""
-    verdict = settle(transaction_id, assignment.target, lease.place, change.sign, assignment.role, Deadline(_PATIENCE))
+    verdict = settle(transaction_id, assignment.target, lease.place, change.proof, assignment.role, Deadline(_PATIENCE))
     ended, remedy = commit_ended(lost, standby_names(lease.worker) if lease.worker.gave_standby_up else None)
     logs.event(
         logs.WARNING,

@@ -147,7 +147,7 @@ class Steps:
         """Take the second advisory lock, and find out where to begin."""
         file = self._task.migration.file
         if not self._pooled:
-            # After an earlier file's transaction, PostgreSQL takes the database's own defaults for ones set in the
+            # After an earlier file's transaction, PostgreSQL treats the database's defaults as values set in the
             # session.
             self._query("RESET lock_timeout; RESET statement_timeout")
         self._open(transactions.READ_COMMITTED)

@@ -34,7 +34,7 @@ def suits(migration: Prepared) -> bool:
     advice = migration.advice
     return (
         advice.transactional
-        and not (advice.disputed or advice.odd)
+        and not (advice.disputed or advice.odd_strings)
         and len(advice.statements) <= _MANY
         and all(statement.words[:1] and statement.words[0] in _ORDINARY for statement in advice.statements)
     )

@@ -77,7 +77,7 @@ def execute(
     worker.on_notice = on_notice or task.log_notice
     # A large text does not do this: that was checked when it was read.
     unseen = isinstance(source, str) and strings.may_be_set_unseen(source, statements)
-    doubtful = advice.disputed or advice.odd or unseen
+    doubtful = advice.disputed or advice.odd_strings or unseen
     _set_for_reading(task, strings.SETTING, strings.setting(advice.readings, 0))
     try:
         if doubtful or (rehearsal and not advice.parsed):

@@ -2,7 +2,7 @@
 
 Three parts, each with one job (docs/lock.md):
 
-- The *guard* is the lock. A connection of its own holds an advisory lock in an open, otherwise idle transaction.
+- The *guard* is the lock. A separate connection holds an advisory lock in an open, otherwise idle transaction.
   When this process dies, PostgreSQL ends that transaction, and the lock with it. A thread pings it; a process
   that is frozen stops pinging, and PostgreSQL ends the transaction as idle for too long.
 - The *row* `migration_lock` shows who holds the lock, with a token of this process. It is for people and for

@@ -170,7 +170,7 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, streak:
                    pg_catalog.set_config('entrypoint.zombie', pg_catalog.split_part(l.token, '.', 1), true)
             FROM {place.table("migration_lock")} l
             WHERE l.id = 1
-                -- Neither is known of one that an operator has freed before it showed any progress.
+                -- Both are NULL if an operator freed the row before its holder showed any progress.
                 AND coalesce(greatest(l.locked_at, l.progress_at), '-infinity')
                     < pg_catalog.clock_timestamp() - interval '{_SILENT} seconds';
             {end_sessions(left)};
@@ -224,15 +224,15 @@ def _take_row(
             SELECT id FROM {table}
             WHERE id = 1 AND (locked_at IS NULL OR token IS NOT NULL
                 OR locked_at < pg_catalog.clock_timestamp() - interval '{policy.stale:.3f} seconds')
-                -- Held, shared, by a session that still works outside a transaction for an earlier holder.
+                -- A session that still works outside a transaction for an earlier holder has this in shared mode.
                 AND pg_catalog.pg_try_advisory_xact_lock({session_key(place)})
-                -- Of another migration tool that an earlier holder ran.
+                -- Sessions of another migration tool that an earlier holder ran.
                 AND NOT {left_behind("token")}
             FOR UPDATE SKIP LOCKED
         )
         UPDATE {table} AS l SET {ours}
         FROM candidate
-        -- As a subquery of its own, which refers to the candidate, it is asked after the row is locked.
+        -- This refers to the candidate, so that it is evaluated after the row is locked.
         WHERE l.id = candidate.id AND CASE WHEN candidate.id = 1 THEN {guarded_by(place, guard.backend_pid)} END
         RETURNING l.id;
         COMMIT""",

@@ -146,7 +146,7 @@ def waiting(backend_pid: int, server_version: int) -> str:
                extract(epoch FROM pg_catalog.clock_timestamp() - w.waitstart),
                w.mode, coalesce({session_state.shown("w.relation")}, w.locktype),
                w.locktype = 'relation' AND w.mode IN {_STRONG} OR EXISTS (
-                   -- Not one that the migration has just created: nobody else can see that.
+                   -- Except a table that the migration has just created: nobody else can see it.
                    SELECT FROM pg_catalog.pg_locks s WHERE s.pid = {backend_pid} AND s.granted
                        AND s.locktype = 'relation' AND s.mode IN {_STRONG} AND EXISTS (
                            SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.relation))
@@ -201,7 +201,7 @@ def blocking(backend_pid: int) -> str:
                NULL, false, NULL, NULL, p.gid
         FROM blocker b JOIN pg_catalog.pg_prepared_xacts p ON p.database = pg_catalog.current_database()
         WHERE b.pid = 0 AND EXISTS (
-            -- A prepared transaction holds a lock on its own number, and by that its other locks are known.
+            -- A prepared transaction holds a lock on its own id, which identifies its other locks.
             SELECT FROM pg_catalog.pg_locks w
             JOIN pg_catalog.pg_locks h ON ({theirs}) IS NOT DISTINCT FROM ({ours}) AND h.pid IS NULL AND h.granted
             JOIN pg_catalog.pg_locks x ON x.virtualtransaction = h.virtualtransaction AND x.pid IS NULL AND x.granted

@@ -21,7 +21,7 @@ from entrypoint.migration.ledger.rows import COMPLETED, FAILED
 from entrypoint.migration.ledger.walk import walk_in, without_walk
 from entrypoint.migration.lock.contender import Contender
 from entrypoint.migration.script.files import ROLLBACKS, FileFault, MigrationFile, load_directory
-from entrypoint.migration.script.prepare import Prepared, bad_files, examine, examine_reverse
+from entrypoint.migration.script.prepare import Prepared, bad_files, examine, examine_down_migration
 from entrypoint.migration.script.statements import advise
 from entrypoint.migration.script.units import stopped_at
 from entrypoint.records import NamedTuple
@@ -82,7 +82,7 @@ def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int,
             lacks = f"has no down migration {ROLLBACKS}/{row.number:03d}_….sql in {directory.path}{newer}"
             missing.append(FileFault((row.filename,), "rollback", lacks))
             continue
-        reverse, found = examine_reverse(file, escapes=escapes)
+        reverse, found = examine_down_migration(file, escapes=escapes)
         faults += found
         if reverse is not None:
             steps.append(Step(row, reverse))

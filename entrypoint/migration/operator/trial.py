@@ -112,7 +112,10 @@ class Trial:
             notices.append(notice)
             task.log_notice(notice)
 
-        if migration.advice.asks and ours(task, lambda: self._worker.query(DEFERRED_TRIGGERS, task.patience))[-1]:
+        if (
+            migration.advice.unless_deferred
+            and ours(task, lambda: self._worker.query(DEFERRED_TRIGGERS, task.patience))[-1]
+        ):
             raise NeedsCommitError(index, None, f"runs unit by unit, each in its own transaction: {AS_DEFERRED}")
         began = time.monotonic()
         self._assignment.board.activity = None

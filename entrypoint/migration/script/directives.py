@@ -67,7 +67,7 @@ _OF_BATCHES = (TARGET, FIXED, PASSES, PAUSE, MAX_REPLICA_LAG)
 _ALONE = (NO_TRANSACTION, FIXED)
 # May occur several times in a file.
 _SEVERAL = (REPLACES, REFRESH, BEHIND)
-# All that makes sense in repeatable/, where all files run in one transaction.
+# The only directives that make sense in repeatable/, where all files run in one transaction.
 _OF_REPEATABLES = (BEHIND, ORIGIN)
 # In milliseconds, the longest first; spelled as in PostgreSQL.
 _UNITS = {"h": 3_600_000, "min": 60_000, "s": 1_000, "ms": 1}

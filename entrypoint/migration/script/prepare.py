@@ -149,7 +149,7 @@ def bad_files(faults: Sequence[FileFault], remedy: str = _CORRECT) -> MigrationF
     )
 
 
-def examine_reverse(file: MigrationFile, *, escapes: bool = False) -> tuple[Prepared | None, list[FileFault]]:
+def examine_down_migration(file: MigrationFile, *, escapes: bool = False) -> tuple[Prepared | None, list[FileFault]]:
     """Return a down migration, and everything that is wrong with it: it must be one transaction."""
     reverse, faults = examine(file, escapes=escapes)
     if reverse is not None and not faults and (names := reverse.advice.directives.refresh):
@@ -174,14 +174,14 @@ def examine_reverse(file: MigrationFile, *, escapes: bool = False) -> tuple[Prep
         FileFault(
             names,
             "rollback",
-            f"{outside.what} cannot run inside a transaction, {not_in_a_reverse_file(file.number)}",
+            f"{outside.what} cannot run inside a transaction, {not_in_a_down_migration(file.number)}",
             advice.statements[outside.statement].line,
         )
         for outside in advice.outside
     ]
 
 
-def not_in_a_reverse_file(number: int) -> str:
+def not_in_a_down_migration(number: int) -> str:
     """Return, as the end of a sentence, what to do about a statement that cannot run in a transaction."""
     return (
         "and a down migration is one, so that its row is removed with it; leave out the statement, or its "
@@ -267,8 +267,8 @@ def examine(
 ) -> tuple[Prepared | None, list[FileFault]]:
     """Return a migration and its faults, each with its line.
 
-    `escapes`: whether the server reads strings with escapes; False if there is no server. `in_doubt_only`: as for
-    `advise`. `repeatable`: whether the file is in repeatable/. `whole`: keep all of its text in memory, however large.
+    `escapes`: whether the server reads strings with escapes; False without a server. `in_doubt_only`: as for `advise`.
+    `repeatable`: whether the file is in repeatable/. `whole`: keep all of its text in memory, however large.
     """
     names = (file.name,)
     try:

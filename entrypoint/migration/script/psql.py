@@ -40,7 +40,7 @@ _FOR_PRINTING = {
     "ECHO": ("none", "errors", "queries", "all"),
     "QUIET": (*_ON, *_OFF),
 }
-# Without these, psql goes on after an error, or waits for a COMMIT.
+# Without these, psql continues after an error, or waits for a COMMIT.
 _MEANINGFUL = ("ON_ERROR_STOP", "AUTOCOMMIT")
 
 _KEY = "it stops psql from running commands that dumped data may contain, and nothing runs them here"

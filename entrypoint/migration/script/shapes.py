@@ -79,7 +79,7 @@ class Shape(NamedTuple):
 
     units: str
     """Why it runs as units; empty if it is one transaction."""
-    asks: bool
+    unless_deferred: bool
     """Whether it is one transaction only in a database that has no INITIALLY DEFERRED trigger."""
 
 

@@ -91,7 +91,7 @@ _ENDS = ("COMMIT", "ROLLBACK")
 REPACK_CONCURRENTLY = "REPACK (CONCURRENTLY)"
 ADD_VALUE = "ALTER TYPE ... ADD VALUE"
 DIRECTIVE = re.compile(r"(?:^|;)[ \t]*+(--[ \t]*+entrypoint[ \t]*+:)", re.MULTILINE)
-"""Finds directives anywhere, on a line of their own or after a statement. They only count above the first statement."""
+"""Finds directives anywhere, on a separate line or after a statement. They only count above the first statement."""
 _ADD_VALUE = re.compile(r"\badd\s+value\s+(?:if\s+not\s+exists\s+)?('(?:[^']|'')*')", re.IGNORECASE)
 
 
@@ -128,7 +128,7 @@ class Advice(NamedTuple):
     """In such a file: the indices of each COMMIT and ROLLBACK without a BEGIN, which do nothing."""
     readings: tuple[Reading, ...] = STANDARD
     """How its strings are read, and from where on."""
-    odd: bool = False
+    odd_strings: bool = False
     r"""Whether some of its strings do not end where they would by the standard, such as `'it\\'s'`."""
     commands: tuple[Command, ...] = ()
     """The psql commands that are left out."""
@@ -136,7 +136,7 @@ class Advice(NamedTuple):
     """Why a file with its own transaction control runs as units without a directive for that; otherwise empty."""
     left_out: tuple[LeftOut, ...] = ()
     """The transaction control that is left out, apart from the pair of a file that is `wrapped`."""
-    asks: bool = False
+    unless_deferred: bool = False
     """Whether it runs as units after all if the database has an INITIALLY DEFERRED trigger."""
     placeholders: tuple[Placeholder, ...] = ()
     """In a file that runs in batches: where the keys of each batch go."""
@@ -204,7 +204,7 @@ def advise(
     as_written = (
         blank if blank != mended else char for char, mended, blank in zip(text, standard, advice.body, strict=True)
     )
-    return advice._replace(source="".join(as_written), odd=True)
+    return advice._replace(source="".join(as_written), odd_strings=True)
 
 
 def _advise(text: str, parse_limit: int, units: str, *, in_doubt_only: bool, repeatable: bool) -> Advice:
@@ -330,7 +330,7 @@ def _in_its_shape(advice: Advice, kinds: list[Kind]) -> Advice:
             for index, (statement, kind) in enumerate(zip(statements, kinds, strict=True))
             if kind.control
         ),
-        asks=shape.asks,
+        unless_deferred=shape.unless_deferred,
     )
 
 

@@ -62,7 +62,7 @@ class Streamed(NamedTuple):
     advice: Advice
 
 
-class _OutOfPlaceError(Exception):
+class _UnsuitableError(Exception):
     """Something in the file is beyond this module, so it must be read into memory at once."""
 
 
@@ -71,7 +71,7 @@ def look_through(path: str) -> Streamed | None:
     descriptor, size = opened(path)
     try:
         return _Reading(path, descriptor, size).run()
-    except _OutOfPlaceError:
+    except _UnsuitableError:
         return None
     finally:
         os.close(descriptor)
@@ -79,7 +79,9 @@ def look_through(path: str) -> Streamed | None:
 
 def in_short(file: MigrationFile, text: str, advice: Advice) -> Streamed | None:
     """Return a file whose text is in memory as a file with one part that is not; None if this module cannot do that."""
-    plain = advice.transactional and not advice.odd and not advice.disputed and advice.readings == strings.STANDARD
+    plain = (
+        advice.transactional and not advice.odd_strings and not advice.disputed and advice.readings == strings.STANDARD
+    )
     if not plain or strings.may_be_set_unseen(advice.body, advice.statements):
         return None
     size, digest = os.stat(file.path).st_size, bytes.fromhex(file.raw_checksum)
@@ -175,7 +177,7 @@ class _Reading:
         start, first = (self._parts[-1].end, self._parts[-1].after) if self._parts else (0, 0)
         digest, line = sha256(content).digest(), self._content.line
         self._parts.append(Part(self._place, size, digest, start, start + len(text), line, first, first + statements))
-        self._content.go_on_behind(text)
+        self._content.advance(text)
         self._unified += len(unified(content, first=not self._place))
         self._place += size
 
@@ -188,13 +190,13 @@ class _Reading:
             try:
                 done = skim.over(self._pending, last=not self._left)
             except ValueError:
-                raise _OutOfPlaceError from None
+                raise _UnsuitableError from None
             if not done and not self._left:  # a quote or comment that is never closed
-                raise _OutOfPlaceError
+                raise _UnsuitableError
             content, self._pending = self._pending[:done], self._pending[done:]
             wanted = _PART if done else 2 * len(self._pending)
             try:
-                self._content.go_on_within(tally.add(content))
+                self._content.search_within(tally.add(content))
             except UnicodeDecodeError as error:
                 line = self._content.line + tally.lines + error.object.count(10, 0, error.start)
                 offset = self._unified + tally.unified + error.start
@@ -202,7 +204,7 @@ class _Reading:
         start, first = (self._parts[-1].end, self._parts[-1].after) if self._parts else (0, 0)
         end, line = start + tally.characters, self._content.line
         self._parts.append(Part(self._place, tally.size, tally.digest(), start, end, line, first, first + 1))
-        self._content.end_large(tally.characters, tally.lines)
+        self._content.advance_large(tally.characters, tally.lines)
         self._unified += tally.unified
         self._place += tally.size
 
@@ -280,7 +282,7 @@ class _Content:
     def advice(self, text: LargeText) -> Advice:
         """Return how to run the file, once all of it has been read."""
         if self._declared is None or self._wrapped != self._ended:
-            raise _OutOfPlaceError
+            raise _UnsuitableError
         source = text.with_blanks(self._blanks)
         return Advice(
             statements=LargeStatements(source),
@@ -310,14 +312,14 @@ class _Content:
         if cut is None:
             return None
         if any(fault.offset < cut.end for fault in script.faults):
-            raise _OutOfPlaceError
+            raise _UnsuitableError
         statements = script.statements[: cut.statements]
         self._look_at(text[: cut.end], statements)
         for command in script.commands:
             if command.start < cut.end:
                 # A psql command that connects is only harmless above all statements.
                 if self._seen and command.name in ("c", "connect"):
-                    raise _OutOfPlaceError
+                    raise _UnsuitableError
                 self._leave_out(command.start, command.end)
                 self._commands.append(
                     command._replace(
@@ -337,17 +339,17 @@ class _Content:
         if not script.statements or len(text) - script.statements[0].start < _FIRST_WORD:
             return False
         if len(script.statements) > 1 or script.commands:
-            raise _OutOfPlaceError
+            raise _UnsuitableError
         words = script.statements[0].words
         if words not in ROW_STATEMENTS and words[:1] != ("DO",):
-            raise _OutOfPlaceError
+            raise _UnsuitableError
         self._above = script.statements[0].start
         self._look_at(text[: self._above], ())
         self._keeps(sent, script.statements[0])
         self._overlap = ""
         return True
 
-    def go_on_within(self, text: str) -> None:
+    def search_within(self, text: str) -> None:
         """Search the next section of a large statement."""
         above, self._above = self._above, max(self._above - len(text), 0)
         text = self._overlap + text[above:]
@@ -356,15 +358,15 @@ class _Content:
         odd = strings.SETTING in lowered or ("entrypoint" in lowered and DIRECTIVE.search(text))
         if odd or may_have_mark(text) or any(value in text for value in self._values):
             # It may be inside a string. That shows when the file is read into memory at once.
-            raise _OutOfPlaceError
+            raise _UnsuitableError
         self._overlap = text[-_OVERLAP:]
 
-    def end_large(self, characters: int, lines: int) -> None:
+    def advance_large(self, characters: int, lines: int) -> None:
         """Advance past a large statement that has become a part."""
         self._start += characters
         self.line += lines
 
-    def go_on_behind(self, text: str) -> None:
+    def advance(self, text: str) -> None:
         """Advance past a text that has become a part."""
         self._start += len(text)
         self.line += text.count("\n")
@@ -374,32 +376,32 @@ class _Content:
         lowered = text.lower()
         self.named.update(_named(lowered))
         if strings.SETTING in lowered and (strings.is_set(text) or strings.may_be_set_unseen(text, statements)):
-            raise _OutOfPlaceError
+            raise _UnsuitableError
         if self._declared is None:
             self._declare(text, statements)
         elif "entrypoint" in lowered and DIRECTIVE.search(text):
-            raise _OutOfPlaceError
+            raise _UnsuitableError
         if find_mark(text) or any(value in text for value in self._values):
-            raise _OutOfPlaceError
+            raise _UnsuitableError
 
     def _declare(self, text: str, statements: Sequence[Statement]) -> None:
         """Read the directives above the first statement."""
         self._declared, faults = directives.read(text)
         faults += misplaced_directives(text, statements) + directives.near(text)
         if faults or self._declared.no_transaction or self._declared.batch:
-            raise _OutOfPlaceError
+            raise _UnsuitableError
 
     def _keeps(self, text: str, statement: Statement) -> bool:
         """Tell whether a statement is sent. Only the BEGIN and COMMIT around the whole file are not."""
         if self._ended:
-            raise _OutOfPlaceError
+            raise _UnsuitableError
         first, self._seen = not self._seen, True
         if statement.words in ROW_STATEMENTS:
             self._no_query = False
             return True
         kind, modes = kind_of_words(text, statement), modes_of(statement)
         if kind.outside or "READ ONLY" in (modes or ""):
-            raise _OutOfPlaceError
+            raise _UnsuitableError
         if kind.control:
             if first and kind.control in BEGINS and modes is not None:
                 self._wrapped = True
@@ -407,7 +409,7 @@ class _Content:
             elif self._wrapped and kind.control == "COMMIT":
                 self._ended = True
             else:
-                raise _OutOfPlaceError
+                raise _UnsuitableError
             self._leave_out(statement.start, statement.end)
             semicolon = skip(text, statement.end)
             self._leave_out(semicolon, semicolon + 1)
@@ -422,12 +424,12 @@ class _Content:
         """Remember a value that a statement adds to an enum: it cannot be used in the same transaction."""
         if statement.words[:2] == ("ALTER", "TYPE") and (value := added_value(text, statement)):
             if value in text[statement.end :]:
-                raise _OutOfPlaceError
+                raise _UnsuitableError
             self._values.append(value)
 
     def _leave_out(self, start: int, end: int) -> None:
         if len(self._blanks) == _MOST_BLANKS:
-            raise _OutOfPlaceError
+            raise _UnsuitableError
         self._blanks.append(Span(self._start + start, self._start + end))
 
 

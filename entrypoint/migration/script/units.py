@@ -86,7 +86,7 @@ class Unit(NamedTuple):
     """Without the BEGIN and COMMIT around them."""
 
     @property
-    def brought(self) -> bool:
+    def in_own_block(self) -> bool:
         """Whether its BEGIN and COMMIT come from the file."""
         return self.words[:1] in (("BEGIN",), ("START",))
 
@@ -252,7 +252,7 @@ def left_in_session(text: str, units: Sequence[Unit]) -> LeftInSession:
     made: set[str] = set()
     unknown = None
     for unit in units:
-        first = unit.number + (1 if unit.brought else 0)
+        first = unit.number + (1 if unit.in_own_block else 0)
         for number, statement in enumerate(unit.statements, first):
             sql, words = text[statement.start : statement.end], statement.words
             leaves = False
