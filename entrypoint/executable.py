@@ -40,7 +40,7 @@ def what_helps(command: Sequence[str], reason: str, exit_code: int) -> str:
 
 
 def first_line(path: str | bytes | None) -> bytes | None:
-    """Return the first line of a program; None if it cannot be read."""
+    """Return the first line of a program, or its first 4096 bytes, more than the kernel reads; None if unreadable."""
     try:
         descriptor = os.open(path or "", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:

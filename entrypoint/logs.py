@@ -157,7 +157,7 @@ def _facts_of(error: EntrypointError) -> dict[str, object]:
 
 
 def on_terminal() -> bool:
-    """Tell whether the log goes to a terminal, as text."""
+    """Tell whether the log goes to a terminal as text, and not through a progress display."""
     style, stream = _here.log.configuration.style, _here.log.configuration.stream
     return style == "text" and stream is not None and getattr(stream, "isatty", bool)()
 

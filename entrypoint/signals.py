@@ -190,7 +190,7 @@ def delegate_to(delegate: Callable[[int], object]) -> None:
 
 
 def restore() -> None:
-    """Restore the default action of the signals that `install` handles."""
+    """Restore the default action of the signals that `install` handles. One that has already arrived raises here."""
     for signum in (*HANDLED, signal.SIGHUP):
         if signal.getsignal(signum) in (_handle, _do_nothing):
             signal.signal(signum, signal.SIG_DFL)

@@ -62,7 +62,7 @@ class Adopter:
 
         Raises EntrypointError if adopting is refused.
         """
-        # This counts as time of the start, and may not take longer than the migrations.
+        # Limited by the running clock, whichever that is, and by the time for the migrations.
         running, most = self._assignment.clocks.running, self._assignment.apply.timeout
         deadline = Deadline(max(min(_PATIENCE, most, running.remaining()), _LEAST))
         told = False
