@@ -319,8 +319,8 @@ def test_what_the_holder_is_running(
         held=True, since=None, seconds=1.0, holder="host", process_id=7, token="a.1", migration=at,
         statement=None, statements=None, detail={},
     )  # fmt: skip
-    name = "error" if state == "failed" else "pending"
-    status = Status(name, 1, 2, 1, 1, lines, lines[0], lock, guarded=guarded)
+    failed = state == "failed"
+    status = Status("error" if failed else "pending", 1, 2, 1, 1, lines, lines[0], lock, guarded=guarded)
     text = as_text(status, width=None, colours=False)
     assert text.splitlines()[1] == headline
     assert re.search(rf"^002 +002_b.sql +{shown}$", text, re.MULTILINE)
