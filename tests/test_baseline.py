@@ -95,9 +95,9 @@ def test_rows_that_are_there_are_kept(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ("(6, '006_t6.sql', 'completed')", "006_t6.sql is completed"),
-        ("(9, '009_newer.sql', 'completed')", "009_newer.sql is completed"),
-        ("(6, '006_t6.sql', 'failed')", "006_t6.sql is failed"),
+        ("(6, '006_t6.sql', 'completed')", "006_t6.sql (completed)"),
+        ("(9, '009_newer.sql', 'completed')", "009_newer.sql (completed)"),
+        ("(6, '006_t6.sql', 'failed')", "006_t6.sql (failed)"),
         ("(2, '002_t2.sql', 'failed')", "002_t2.sql is recorded as failed"),
         ("(2, '002_t2.sql', 'running')", "002_t2.sql is recorded as running"),
     ],

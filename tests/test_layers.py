@@ -57,6 +57,7 @@ ROOMS: dict[str, set[str]] = {
         "records",
         "redaction",
         "errors",
+        "counts",
     },
     "service": {
         "operations",

@@ -66,7 +66,7 @@ def test_it_asks_with_it_and_no_is_no_error(scene: Scene) -> None:
         run = scene.launch("rollback", "--to", "1", env=env, **terminal.options)
         shown = terminal.asked(run)
         assert shown.startswith(line(scene) + "\n")
-        assert shown.endswith(f"Reverse them, down to 1, in {short(scene)}? [y/N] ")
+        assert shown.endswith(f"Roll back to 1 in {short(scene)}? [y/N] ")
         assert terminal.answer(run, "n\n") == 64
         assert terminal.text.endswith("\nNothing was changed.\n")
         assert "error:" not in terminal.text

@@ -1,4 +1,4 @@
-"""What can be typed: each command's words, options and help. The work is done in `operations` and `startup`."""
+"""The command line: each command's options and help. The work is done in `operations` and `startup`."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from entrypoint.commands import consent, output
+from entrypoint.counts import count
 from entrypoint.redaction import foreign
 from entrypoint.settings import adopt_from, read_settings
 
@@ -20,7 +21,7 @@ EXAMPLE = "entrypoint adopt --from goose --dry-run"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add whose history it is, where it is, `--dry-run` and `--yes`."""
+    """Add `--from`, `--table`, `--dry-run` and `--yes`."""
     parser.add_argument("--from", dest="tool", required=True, metavar="TOOL", help="the tool, as in import --from")
     parser.add_argument("--table", metavar="SCHEMA.TABLE", help="the tool's history table, if it is not the usual one")
     parser.add_argument("--dry-run", action="store_true", help="show what would be recorded, and change nothing")
@@ -43,6 +44,6 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if arguments.dry_run or not planned.something:
         output.write(where.line + adopt.describe(planned))
         return 0
-    consent.obtain(adopt.describe(planned), "Record them", where, yes=arguments.yes)
+    consent.obtain(adopt.describe(planned), f"Record {count(planned.number, 'migration')}", where, yes=arguments.yes)
     output.write(adopt.carry_out(planned), done="the migrations have been recorded")
     return 0

@@ -1,4 +1,4 @@
-"""`backup`: a dump of the database, by hand or from a CronJob."""
+"""`backup`: dump the database, by hand or from a CronJob."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Take it, and print where it is."""
+    """Take a backup, and print its path."""
     from entrypoint.operations.backup import backup
 
     settings = read_settings(environ, asked_for=True)

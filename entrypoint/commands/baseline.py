@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from entrypoint.commands import consent, output
 from entrypoint.commands.values import migration_number
+from entrypoint.counts import count
 from entrypoint.settings import read_settings
 
 TYPE_CHECKING = False
@@ -37,6 +38,8 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if not planned.files:
         output.write(where.line + baseline.nothing(planned))
         return 0
-    consent.obtain(baseline.describe(planned), "Record them", where, yes=arguments.yes)
+    consent.obtain(
+        baseline.describe(planned), f"Record {count(len(planned.files), 'migration')}", where, yes=arguments.yes
+    )
     output.write(baseline.carry_out(planned), done="the migrations have been recorded")
     return 0

@@ -1,4 +1,4 @@
-"""`check`: the migration files alone, without a database."""
+"""`check`: check the migration files, without a database."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXAMPLE = "entrypoint check --strict migrations/012_api_tokens.sql"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what to check, how, and how to tell."""
+    """Add the files to check, and the options."""
     parser.add_argument(
         "files", nargs="*", metavar="FILE", help="only these migrations (numbers are compared with all)"
     )
@@ -60,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Print what there is to say; faults raise MigrationFilesError."""
+    """Print the findings; raise MigrationFilesError if there are errors."""
     from entrypoint.operations.findings import render
 
     try:
@@ -88,7 +88,7 @@ def _check(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Report:
 
 
 def _print_failure(error: EntrypointError, style: Format) -> None:
-    """Print a whole report all the same where a service is to read it, which would complain about an empty file."""
+    """Print a complete report after a failure, too, for services that reject an empty file."""
     if style == "sarif":
         from entrypoint.operations.machine_reports import failure_as_sarif
 
@@ -97,6 +97,6 @@ def _print_failure(error: EntrypointError, style: Format) -> None:
         text = "[]\n"
     else:
         return
-    # That there is no room for it is not what has failed first.
+    # The first failure is the one to report.
     with contextlib.suppress(EntrypointError):
         output.write(text)

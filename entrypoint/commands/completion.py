@@ -1,4 +1,4 @@
-"""`completion`: what makes a shell complete the commands and options of this program."""
+"""`completion`: print a script with which a shell completes commands and options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SCRIPTS = os.path.join(os.path.dirname(__file__), "completions")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the shell."""
-    # As $SHELL has it, too.
+    # Accept a path, as in $SHELL.
     parser.add_argument("shell", type=os.path.basename, choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
 
 

@@ -1,4 +1,4 @@
-"""Consent to what a command is about to change: asked for on a terminal, given by `--yes` elsewhere."""
+"""Consent to changes: a question on a terminal, `--yes` elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class DeclinedError(NotConfirmedError):
-    """Somebody was asked, and did not agree: they know that, so it is no error to be told."""
+    """The user said no. They know, so this is not reported as an error."""
 
 
 def add_yes(parser: argparse.ArgumentParser) -> None:
@@ -24,13 +24,13 @@ def add_yes(parser: argparse.ArgumentParser) -> None:
 
 
 def obtain(shown: str, question: str, where: Whereabouts, *, yes: bool, for_programs: bool = False) -> None:
-    """Show what is to be changed, and where, and return if somebody agrees.
+    """Show what will be changed, and where, and return if the user agrees.
 
-    `question`: without its end, as in `Repair them`. `for_programs`: stdout is for JSON, and nothing else.
+    `question`: without its end, as in `Repair 2 rows`. `for_programs`: stdout is only for JSON.
 
-    On a terminal, text and question go to stderr, whatever stdout is, and the answer is read from stdin; its end is
-    a no. Elsewhere the text goes to stdout, and only `yes` counts. A signal at the prompt ends the program. Raises
-    DeclinedError after a no, and NotConfirmedError if nobody can be asked.
+    On a terminal, text and question go to stderr, whatever stdout is, and the answer is read from stdin; end of file
+    means no. Elsewhere the text goes to stdout, and only `yes` counts. A signal at the prompt ends the program. Raises
+    DeclinedError after a no, and NotConfirmedError if there is no terminal.
     """
     text = where.line + shown
     if yes or not _is_terminal():
@@ -52,5 +52,5 @@ def obtain(shown: str, question: str, where: Whereabouts, *, yes: bool, for_prog
 
 
 def _is_terminal() -> bool:
-    """Tell whether a question can be seen and answered."""
+    """Return whether a question can be shown and answered."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))

@@ -1,4 +1,4 @@
-"""`help`: what can be typed and what can be set, without the network."""
+"""`help`: explain the commands and variables, without the network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, _environ: Mapping[str, str]) -> int:
-    """Print it. `cli` puts the parsers beside the topic: it has made them from this module, too."""
+    """Print the help. `cli` adds the parsers to the arguments, because they are made from this module, too."""
     topic: str | None = arguments.topic
     top: argparse.ArgumentParser = arguments.top
     parsers: Mapping[str, argparse.ArgumentParser] = arguments.parsers

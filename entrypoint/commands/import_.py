@@ -1,4 +1,4 @@
-"""`import`: another tool's migrations become files of ours."""
+"""`import`: convert another tool's migrations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXAMPLE = "entrypoint import --from goose db/migrations --into migrations"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add where from, where to, and `--dry-run`."""
+    """Add the directory, `--from`, `--into` and `--dry-run`."""
     parser.add_argument("--from", dest="tool", required=True, metavar="TOOL", help=", ".join(TOOLS))
     parser.add_argument("directory", metavar="DIR", help="the directory that contains the tool's migrations")
     parser.add_argument("--into", metavar="DIR", help="where to write the files (default: MIGRATIONS_DIR)")
@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Write the files and print the report; what is missing or wrong raises MigrationFilesError."""
+    """Write the files and print the report; raise MigrationFilesError for missing or invalid files."""
     from entrypoint.errors.operator import UsageError
     from entrypoint.operations.import_ import Wishes, import_directory
     from entrypoint.operations.importing.report import render

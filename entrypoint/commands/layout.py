@@ -1,4 +1,4 @@
-"""How help texts fit a terminal: prose is wrapped, lines to be typed are not."""
+"""Fit help texts to the terminal: wrap prose, but not commands."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 # A wider terminal does not make a line of prose easier to read.
 _WIDEST = 120
-# Below that, nothing is worth wrapping.
+# Do not wrap to less than this.
 _NARROWEST = 20
-# Room that a description needs beside a name; with less, it goes below.
+# If there is less room than this next to the names, descriptions go below them.
 _BESIDE = 36
 # What separates the items of an indented line.
 _GAP = "   "
@@ -31,7 +31,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def fill(text: str, width: int) -> str:
-    """Wrap each paragraph of `text`. An indented line is kept, but a list of items is laid out anew."""
+    """Wrap each paragraph of `text`. Keep indented lines, except lists of items, which are refilled."""
     width = max(_NARROWEST, min(width, _WIDEST))
     lines: list[str] = []
     prose: list[str] = []
@@ -76,7 +76,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _packed(items: Sequence[str], width: int) -> Iterator[str]:
-    """Yield lines with as many items in each as there is room for; one that is too long is wrapped."""
+    """Yield lines with as many items as fit; wrap an item that is too long."""
     line = ""
     for item in items:
         if line and len(line) + len(_GAP) + len(item) <= width:

@@ -1,4 +1,4 @@
-"""`migrate`: for init containers, Jobs and by hand."""
+"""`migrate`: migrate, for init containers, Jobs and by hand."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def without_options(environ: Mapping[str, str]) -> int:
-    """Migrate as `entrypoint migrate` does by itself, without what it takes to read options. Raises EntrypointError."""
+    """Migrate like `entrypoint migrate` without options, and without argparse. Raises EntrypointError."""
     return _migrate(read_settings(environ, asked_for=True), environ)
 
 
@@ -88,14 +88,14 @@ def _migrate(
 
 
 def _read(arguments: argparse.Namespace, environ: Mapping[str, str]) -> tuple[Settings, bool, frozenset[str]]:
-    """Return the settings, whether the rollout is over, and which repeatable files are to run in any case.
+    """Return the settings, whether the rollout is over, and which repeatable files must run.
 
     Raises EntrypointError.
     """
     settings = read_settings(environ, asked_for=True)
     after = arguments.phase is not None
     if after:
-        # Nobody waits for it before it serves.
+        # It serves nobody yet, so no probe is waiting for it.
         settings = settings._replace(apply=settings.apply._replace(timeout=LONGEST_AFTER))
     forced = frozenset(arguments.repeatable or ())
     if forced:
@@ -143,7 +143,7 @@ def _rehearse(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _begin_log(environ: Mapping[str, str], role: str | None) -> None:
-    """Have a log that a person reads begin with which database it is about; each line of JSON says so itself."""
+    """Have a log for people begin with the database. In JSON, every line has it."""
     if sys.stderr is not None and read_log_settings(environ, terminal=sys.stderr.isatty())[0].style == "text":
         from entrypoint.operations.headed_log import head_log
 
@@ -151,7 +151,7 @@ def _begin_log(environ: Mapping[str, str], role: str | None) -> None:
 
 
 def _at_a_terminal(environ: Mapping[str, str]) -> bool:
-    """Tell whether a person reads the log on a terminal that can move its cursor."""
+    """Return whether the log is on a terminal that can move its cursor."""
     if sys.stderr is None or not sys.stderr.isatty() or is_dumb(environ):
         return False
     return read_log_settings(environ, terminal=True)[0].style == "text"

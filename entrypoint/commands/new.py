@@ -1,4 +1,4 @@
-"""`new`: the next migration's file, to be filled in."""
+"""`new`: create the next migration file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Write, and print the paths."""
+    """Write the files, and print their paths."""
     from entrypoint.operations.new import new
 
     settings = read_settings(environ, asked_for=True)

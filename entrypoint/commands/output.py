@@ -1,4 +1,4 @@
-"""What a command prints: all of it, or an error that says so. A full disk is no mistake in the program."""
+"""Print a command's output, or report that it cannot be written. A full disk is not a bug."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from entrypoint.redaction import foreign
 
 
 def write(text: str, *, done: str = "") -> None:
-    """Write `text` to stdout, and see that it gets there, if anybody still reads. Raises EntrypointError.
+    """Write `text` to stdout, and make sure that it arrives, unless the reader has gone. Raises EntrypointError.
 
-    `done`: what has been done by now, as a clause, where running the command again would do it twice.
+    `done`: what has already been done, as a clause, if the command should not be run again.
     """
     if sys.stdout is None:
         raise _cannot("it is closed", done)
-    # A locale that lacks a letter of a file's name is no reason to say nothing.
+    # Escape letters that the locale cannot represent.
     encoding = sys.stdout.encoding or "utf-8"
     try:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
-        return  # Whoever was reading has seen enough, as `check | head` does.
+        return  # The reader has seen enough, as in `check | head`.
     except OSError as error:
         raise _cannot(foreign(error.strerror or str(error)), done) from None
 
 
 def is_terminal() -> bool:
-    """Tell whether a person reads stdout on a terminal."""
+    """Return whether stdout is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 

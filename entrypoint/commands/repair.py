@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from entrypoint.commands import consent, output
+from entrypoint.counts import count
 from entrypoint.settings import read_settings
 
 TYPE_CHECKING = False
@@ -44,6 +45,6 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         if repair.FAILED in (arguments.kinds or ()):
             repair.refuse_unknown(planned)
         return 0
-    consent.obtain(repair.describe(planned), "Repair them", where, yes=arguments.yes)
+    consent.obtain(repair.describe(planned), f"Repair {count(len(planned.fixes), 'row')}", where, yes=arguments.yes)
     output.write(repair.carry_out(planned), done="the history has been repaired")
     return 0

@@ -1,4 +1,4 @@
-"""`rollback`: take migrations back."""
+"""`rollback`: reverse migrations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Show, ask, reverse, and say what follows from it."""
+    """Show, ask, reverse, and say what to do next."""
     from entrypoint.operations import rollback
     from entrypoint.operations.whereabouts import whereabouts
 
@@ -41,6 +41,6 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if not planned.steps:
         output.write(where.line + rollback.nothing(planned))
         return 0
-    consent.obtain(rollback.describe(planned), f"Reverse them, down to {arguments.to},", where, yes=arguments.yes)
+    consent.obtain(rollback.describe(planned), f"Roll back to {arguments.to}", where, yes=arguments.yes)
     output.write(rollback.carry_out(planned), done="the migrations have been reversed")
     return 0

@@ -1,4 +1,4 @@
-"""`run`: its help. `__main__` does without argparse when an application is to be started."""
+"""`run`: only its help. `__main__` starts applications without argparse."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(_arguments: argparse.Namespace, _environ: Mapping[str, str]) -> NoReturn:
-    """Refuse: `run` with a command never comes this way."""
+    """Refuse: `run` with a command does not get here."""
     raise UsageError("run needs a command to start", remedy=USAGE)

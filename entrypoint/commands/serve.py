@@ -27,11 +27,11 @@ _IN_THE_FOLDER = (
 
 
 def add_options(_parser: argparse.ArgumentParser) -> None:
-    """Add nothing: the environment says everything."""
+    """Add nothing: the environment configures it."""
 
 
 def execute(_arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Serve until a signal ends it."""
+    """Serve until a signal."""
     settings, service = read_service_settings(environ)
     try:
         from entrypoint.service.server import serve

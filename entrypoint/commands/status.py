@@ -1,4 +1,4 @@
-"""`status`: what is applied and what is pending, for a person or for a program."""
+"""`status`: show what is applied and what is pending, for people or programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXAMPLE = "entrypoint status --json | jq .pendingMigrations"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--json`, what to list, and how to tell the answer by the exit code."""
+    """Add `--json`, what to list, and the exit codes."""
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--pending", action="store_true", help="list only what a start would run")
     parser.add_argument(
@@ -47,7 +47,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         try:
             found = status.read(settings)
         except MigrationFilesError:
-            # Who holds the lock, for one, can be told all the same.
+            # The history and the lock can still be shown.
             if (recorded := status.read_recorded(settings)) is not None:
                 _print(recorded.only(**wishes), environ)
             raise
@@ -58,9 +58,9 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def _print(found: Status, environ: Mapping[str, str]) -> None:
     """Print the table for a person."""
-    from shutil import get_terminal_size  # With its archives, which no other command needs.
+    from shutil import get_terminal_size  # It imports archive modules, which no other command needs.
 
-    from entrypoint.operations.status_table import as_text  # Its rich is not for programs.
+    from entrypoint.operations.status_table import as_text  # It imports rich, which JSON does not need.
 
     terminal = output.is_terminal()
     width = get_terminal_size().columns if terminal else None

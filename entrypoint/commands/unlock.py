@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Show who holds the lock, and free it if that is permitted."""
+    """Show who holds the lock, and free it if allowed."""
     from entrypoint.operations import unlock
 
     if not arguments.json:
@@ -49,7 +49,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _unlock(seen: Unlock, settings: Settings, arguments: argparse.Namespace, tell: Callable[[str], None]) -> int:
-    """Ask if need be, and free it; `tell` is told each step."""
+    """Ask if necessary, and free it; report each step to `tell`."""
     from entrypoint.operations import unlock
     from entrypoint.operations.whereabouts import whereabouts
 
@@ -72,5 +72,5 @@ def _unlock(seen: Unlock, settings: Settings, arguments: argparse.Namespace, tel
 
 
 def say(text: str) -> None:
-    """Print a step as soon as it is taken."""
+    """Print a step at once."""
     output.write(f"{text}\n")

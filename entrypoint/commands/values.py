@@ -1,4 +1,4 @@
-"""Arguments of several commands, from text to value, and what was meant by one that is unknown."""
+"""Convert the arguments of several commands, and suggest what an unknown one may mean."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def migration_number(text: str) -> int:
 
 
 def at_least_one(text: str) -> int:
-    """Return how many there are to be, of what there is always one."""
+    """Return a number that is at least 1."""
     if not (text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) > 0):
         msg = f"{text!r} is not a whole number of at least 1"
         raise argparse.ArgumentTypeError(msg)
@@ -37,7 +37,7 @@ def seconds(text: str) -> float:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the end of a message about a `word` that is not `known`: what was probably meant, if anything is near."""
+    """Return the end of a message about a `word` that is not `known`: the closest known one, if any."""
     from difflib import get_close_matches
 
     names = {name.lower(): name for name in known}
@@ -46,7 +46,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def which_choice(word: str, choices: Iterable[str]) -> str:
-    """Return `did_you_mean` of the few values that an option has; of these, a short form is known as well: db."""
+    """Return `did_you_mean` for the values of an option. Recognizes short forms, too, such as db."""
     told = did_you_mean(word, choices)
     if told:
         return told
@@ -55,6 +55,6 @@ def which_choice(word: str, choices: Iterable[str]) -> str:
 
 
 def _is_within(word: str, whole: str) -> bool:
-    """Tell whether a word's letters are in another one, in their order."""
+    """Return whether the letters of a word are in another one, in the same order."""
     letters = iter(whole)
     return bool(word) and all(letter in letters for letter in word)

@@ -1,4 +1,4 @@
-"""`version`: the schema's, as a number."""
+"""`version`: print the schema's version, a number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`wait`: for an init container that only waits."""
+"""`wait`: wait, for an init container that does nothing else."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Wait, or raise what kept us waiting."""
+    """Wait, or raise what is in the way."""
     if arguments.what == "database" and arguments.version is not None:
         raise UsageError(
             "--version can only be used with --for schema", remedy="entrypoint wait [--for schema] --version N"

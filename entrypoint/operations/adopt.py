@@ -1,4 +1,4 @@
-"""`adopt`: record what another migration tool has applied, by its own history."""
+"""`adopt`: record what another migration tool has applied, from its own history."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Planned(NamedTuple):
-    """What is to be recorded. The connection is closed while somebody thinks about it."""
+    """What to record. The connection is closed while somebody decides."""
 
     settings: Settings
     survey: Survey
@@ -39,11 +39,16 @@ class Planned(NamedTuple):
     @property
     def something(self) -> bool:
         """Whether there is anything to record."""
-        return bool(self.adoption and self.adoption.files)
+        return self.number > 0
+
+    @property
+    def number(self) -> int:
+        """How many migrations there are to record."""
+        return len(self.adoption.files) if self.adoption else 0
 
 
 def plan(settings: Settings, adopt: Adopt) -> Planned:
-    """Compare the tool's history with files and ledger. Changes nothing. Raises EntrypointError."""
+    """Compare the tool's history with the files and the ledger. Changes nothing. Raises EntrypointError."""
     survey = survey_database(settings)
     with closing(survey.session):
         refuse_intrusion(survey.place)
@@ -63,7 +68,7 @@ def plan(settings: Settings, adopt: Adopt) -> Planned:
 
 
 def describe(planned: Planned) -> str:
-    """Return what would be recorded, as a text for a person."""
+    """Describe what would be recorded, for a person."""
     adoption, tool = planned.adoption, planned.adopter.tool
     if adoption is None:
         return f"Nothing to adopt: this database has no {tool} history table.\n"
@@ -85,7 +90,7 @@ def describe(planned: Planned) -> str:
 
 
 def carry_out(planned: Planned) -> str:
-    """Write the rows; return what there is to say about it afterwards. Raises EntrypointError."""
+    """Write the rows, and return a report. Raises EntrypointError."""
     survey, adopter, shown = planned.survey, planned.adopter, planned.adoption
 
     def decide(session: Session, rows: tuple[LedgerRow, ...], patience: Deadline) -> Change | None:
@@ -107,7 +112,7 @@ def carry_out(planned: Planned) -> str:
 def foresee(
     settings: Settings, adopt: Adopt, survey: Survey, up_to: int | None, *, after: bool
 ) -> tuple[Survey, tuple[str, ...]]:
-    """Return a survey as it will be when a start has adopted what MIGRATION_ADOPT names, and the files that records."""
+    """Return the survey after a start has adopted what MIGRATION_ADOPT names, and the files that it would record."""
     adopter = Adopter(assign(settings, survey, up_to, after=after), adopt)
     foreseen = adopter.foresee(survey.session, survey.plan) or survey.plan
     known = {row.number for row in survey.plan.applied}

@@ -1,6 +1,6 @@
-"""`check --against REF`: the migration files beside those that another branch has.
+"""`check --against REF`: compare the migration files with those of another branch.
 
-git is asked, by its own command, for names and contents; nothing is checked out, and no history is needed.
+Names and contents come from the git command. Nothing is checked out, and no history is needed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from entrypoint.migration.script.files import Directory, MigrationFile
 
-# git may have to fetch what a partial clone lacks.
+# In a partial clone, git may have to fetch objects.
 _PATIENCE = 60.0
-# What git sets for a hook, about the repository that the hook belongs to: it need not be that of the migrations, and a
-# relative path would be looked for in their directory.
+# git sets these for hooks. They describe the hook's repository, which may not be that of the migrations, and a relative
+# path would be resolved in the wrong directory.
 _OF_A_REPOSITORY = frozenset((
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE",
     "GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX", "GIT_NAMESPACE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX",
@@ -35,7 +35,7 @@ _OF_A_REPOSITORY = frozenset((
 ))  # fmt: skip
 _HASHES = {40: "sha1", 64: "sha256"}
 _SYMLINK = "120000"
-# File names on one command line.
+# How many file names go on one command line.
 _AT_ONCE = 500
 
 
@@ -45,13 +45,13 @@ class Theirs(NamedTuple):
     number: int
     name: str
     content: str
-    """git's name for it; empty where that is no file's content."""
+    """git's name for it; empty for a symbolic link."""
 
 
 def against(directory: Directory, ref: str, environ: Mapping[str, str]) -> list[Finding]:
-    """Return what there is to say about the files of a directory beside those of the commit that `ref` names.
+    """Compare the files of a directory with those of the commit that `ref` names.
 
-    Raises UsageError if there is no such commit, ConfigurationError if git cannot be asked.
+    Raises UsageError if there is no such commit, ConfigurationError if git fails.
     """
     git = _Git(directory.path, environ)
     theirs = git.files(git.commit(ref))
@@ -62,7 +62,7 @@ def against(directory: Directory, ref: str, environ: Mapping[str, str]) -> list[
 
 
 def compare(ours: Sequence[MigrationFile], theirs: Sequence[Theirs], changed: Iterable[str], ref: str) -> list[Finding]:
-    """Return what there is to say about our files. `changed`: the names under which the branch has another content."""
+    """Compare our files with `theirs`. `changed`: the names of files whose content differs."""
     names = {file.name for file in theirs}
     by_number = {file.number: file.name for file in theirs}
     newest = max(theirs)
@@ -91,7 +91,7 @@ def _rename(newest: Theirs) -> str:
 
 
 class _Git:
-    """git, asked in the directory of the migrations."""
+    """The git command, run in the migrations directory."""
 
     def __init__(self, directory: str, environ: Mapping[str, str]) -> None:
         """Find the program. Raises ConfigurationError."""
@@ -110,10 +110,10 @@ class _Git:
     def commit(self, ref: str) -> str:
         """Return the commit that `ref` names. Raises UsageError if it names none."""
         remotes = self._answer("remote").decode(errors="replace").split("\n")
-        # A name that begins with a dash would be an option, and is none that git gives.
+        # git would take a name that begins with a dash for an option, and creates no such names.
         if not ref.startswith("-"):
             code, answer, _ = self._ask("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
-            # Where SIGCHLD is ignored, no exit code is known, and each is 0.
+            # If SIGCHLD is ignored, exit codes are lost, and each one reads as 0.
             if code == 0 and answer.strip():
                 return answer.decode().strip()
         remote, _, branch = ref.partition("/")
@@ -127,7 +127,7 @@ class _Git:
         )
 
     def files(self, commit: str) -> list[Theirs]:
-        """Return the migrations that a commit has in this directory; what is badly named there is left out."""
+        """Return the migrations that a commit has in this directory, except for badly named files."""
         found = []
         for entry in self._answer("ls-tree", "-z", commit).split(b"\0"):
             kind, _, name_in_bytes = entry.partition(b"\t")
@@ -140,12 +140,12 @@ class _Git:
         return found
 
     def changed(self, ours: Iterable[MigrationFile], theirs: Iterable[Theirs]) -> list[str]:
-        """Return the names of those files that both have and that git would store with another content.
+        """Return the names of the files that both have, with different contents as git would store them.
 
-        Line ends do not count.
+        Line endings do not count.
         """
         contents = {file.name: file.content for file in theirs if file.content}
-        # Nearly all are the same to the byte, and need not be asked for.
+        # Nearly all are identical, and git need not read those.
         doubtful = [file for file in ours if file.name in contents and not _is(file.path, contents[file.name])]
         if not doubtful:
             return []
@@ -163,7 +163,7 @@ class _Git:
             if not file.matches(checksum(output[end + 1 : end + 1 + size])):
                 changed.append(file.name)
             at = end + 1 + size + 1
-        # What is checked out may be converted: by a filter as of LFS or git-crypt, an encoding, $Id$.
+        # Checked-out files may have been converted: by a filter (LFS, git-crypt), an encoding or $Id$.
         stored = self._stored(changed)
         return [name for name in changed if stored[name] != contents[name]]
 
@@ -172,7 +172,7 @@ class _Git:
         stored: dict[str, str] = {}
         for at in range(0, len(names), _AT_ONCE):
             some = names[at : at + _AT_ONCE]
-            # Not --stdin-paths, which counts from the top of the checkout.
+            # Not --stdin-paths, whose paths are relative to the top of the checkout.
             stored.update(zip(some, self._answer("hash-object", "--", *some).decode().split(), strict=True))
         return stored
 
@@ -190,7 +190,7 @@ class _Git:
             raise self._cannot(foreign(str(error)).encode()) from error
 
     def _cannot(self, said: bytes) -> ConfigurationError:
-        """Return the error for a question that git did not answer."""
+        """Return the error for a failed git command."""
         lines = said.decode(errors="replace").strip().splitlines()
         why = next((line for line in lines if line.startswith("fatal: ")), lines[0] if lines else "it gave no reason")
         text = foreign(why.removeprefix("fatal: "))
@@ -209,7 +209,7 @@ class _Git:
 
 
 def _is(path: str, content: str) -> bool:
-    """Tell whether a file has the content of this name, which is git's hash of it."""
+    """Return whether a file's content has this hash, git's name for it."""
     with open(path, "rb") as file:
         data = file.read()
     digest = new_hash(_HASHES[len(content)], b"blob %d\0" % len(data), usedforsecurity=False)

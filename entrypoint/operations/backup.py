@@ -1,4 +1,4 @@
-"""`backup`: one backup now, without the lock, and older ones deleted if that is asked for."""
+"""`backup`: take one backup now, without the lock, and delete older ones if asked to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PATIENCE = 10.0
 def backup(settings: Settings, *, directory: str | None, keep: int | None) -> str:
     """Take a backup into `directory` (MIGRATION_BACKUP_DIR if it is None) and return what to print about it.
 
-    `keep`: how many backups of this database are to stay, this one included; None for all. Raises EntrypointError.
+    `keep`: how many backups of this database to keep, including this one; None for all. Raises EntrypointError.
     """
     chosen = directory or settings.backup_dir
     if chosen is None:
@@ -45,7 +45,7 @@ def backup(settings: Settings, *, directory: str | None, keep: int | None) -> st
 
 
 def _order(settings: Settings, directory: str) -> dump.Order:
-    """Look at the database, and at what there is to back it up with. The connection is closed afterwards."""
+    """Look at the database, and find a pg_dump for it. The connection is closed afterwards."""
     whereabouts = target_of(settings.address, token=os.urandom(8).hex())
     session = connect(whereabouts, settings.connect, start_clocks(settings))
     try:
@@ -69,4 +69,4 @@ def _order(settings: Settings, directory: str) -> dump.Order:
 
 
 def _nothing_to_look_after() -> None:
-    """Take no notice of the lock: a backup harms nobody who migrates, nor they it."""
+    """Ignore the lock: a backup and a migration do not disturb each other."""

@@ -1,4 +1,4 @@
-"""`baseline`: declare that a database which was set up otherwise is at a migration."""
+"""`baseline`: record that a database that was set up some other way is at a certain migration."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 class Baseline(NamedTuple):
-    """What is to be recorded. The connection is closed while somebody thinks about it."""
+    """What to record. The connection is closed while somebody decides."""
 
     settings: Settings
     survey: Survey
     number: int
     files: tuple[MigrationFile, ...]
-    """Those that are not recorded as completed yet."""
+    """Those that are not yet recorded as completed."""
 
 
 def plan(settings: Settings, number: int) -> Baseline:
@@ -44,7 +44,7 @@ def plan(settings: Settings, number: int) -> Baseline:
     with closing(survey.session):
         numbers = [file.number for file in survey.directory.files]
         if number not in numbers:
-            known = f"they go from {numbers[0]} to {numbers[-1]}" if numbers else "there are none"
+            known = f"the numbers go from {numbers[0]} to {numbers[-1]}" if numbers else "there are none"
             raise UsageError(f"There is no migration number {number}: {known}", remedy="entrypoint baseline N")
         tell_differences(survey.directory, survey.plan)
         _refuse_contradictions(survey, number)
@@ -56,7 +56,7 @@ def plan(settings: Settings, number: int) -> Baseline:
 
 
 def describe(baseline: Baseline) -> str:
-    """Return what would be recorded, as a text for a person."""
+    """Describe what would be recorded, for a person."""
     schema, files = baseline.survey.place.schema, baseline.files
     kept = len(baseline.survey.rows)
     these, them = count(len(files), "migration"), _them(files)
@@ -68,12 +68,12 @@ def describe(baseline: Baseline) -> str:
 
 
 def nothing(baseline: Baseline) -> str:
-    """Return what there is to say if all rows are there already."""
+    """Return the report if all rows are already there."""
     return f"Nothing to record: everything up to {baseline.number} is already recorded as completed.\n"
 
 
 def carry_out(baseline: Baseline) -> str:
-    """Write the rows; return what there is to say about it afterwards. Raises EntrypointError."""
+    """Write the rows, and return a report. Raises EntrypointError."""
     settings, survey, files = baseline.settings, baseline.survey, baseline.files
     place = survey.place
     rows = [
@@ -81,7 +81,7 @@ def carry_out(baseline: Baseline) -> str:
         + writing.rollout(place, file.number, rollout_of(file).floor, None)
         for file in files
     ]
-    # All are written together, so one of them stands for all.
+    # They are written together, so if one is there, all are.
     sign = writing.is_applied(survey.place, files[-1].number)
     numbers = tuple(file.number for file in files)
     amend(assign(settings, survey), survey.session, survey.place, Amendment(survey.rows, rows, sign, numbers))
@@ -110,7 +110,7 @@ def _refuse_contradictions(survey: Survey, number: int) -> None:
     unfinished = [row for row in survey.rows if row.number <= number and row.status != COMPLETED]
     for row in above:
         raise MigrationError(
-            f"The migration history has a row above {number}: {row.filename} is {row.status}; nothing was recorded",
+            f"The migration history has a row above {number}: {row.filename} ({row.status}); nothing was recorded",
             remedy="A baseline is for migrations that are not recorded yet. entrypoint status shows what is recorded.",
             version=row.number,
             file=row.filename,
@@ -118,7 +118,7 @@ def _refuse_contradictions(survey: Survey, number: int) -> None:
     for row in unfinished:
         remove = "entrypoint repair --failed"
         if walk_in(row.error_message) is not None or stopped_at(row.error_message or "") is not None:
-            # `repair` keeps it, for the place where the file goes on.
+            # `repair` keeps the row, because it says where the file continues.
             table = "DELETE FROM schema_migrations"
             remove = f"{table} WHERE migration_number = {row.number} AND status = 'failed'"
         raise MigrationError(

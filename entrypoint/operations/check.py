@@ -1,4 +1,4 @@
-"""`check`: everything that can be known about migration files without running them."""
+"""`check`: find everything that can be found in migration files without running them."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.statements import Advice
     from entrypoint.settings import Settings
 
-# So many lines of transaction control are named.
+# At most this many lines of transaction control are named.
 _MANY = 6
-# What a look at the database may cost a person who only wants files checked, in seconds.
+# Seconds that reading the database may take, as the user only wants to check files.
 _QUICK = 2.0
 
 
@@ -50,27 +50,27 @@ class Wishes(NamedTuple):
     """What the command line asks for."""
 
     names: tuple[str, ...] = ()
-    """Files to look at, and no others; all if there are none."""
+    """Check only these files; if there are none, check all."""
     lint: bool | None = None
-    """Whether to ask the linter; None: if it is there. False: nothing is said about the rollout, either."""
+    """Whether to run the linter; None: if it is installed. False also skips the warnings about the rollout."""
     everything: bool = False
-    """Whether to tell everything about applied files too."""
+    """Whether to report everything about applied files as well."""
     against: str | None = None
-    """A branch, or another name of a commit, whose files are compared with ours."""
+    """A branch, or another name of a commit, to compare the files with."""
 
 
 class _Linter(NamedTuple):
-    """Where the linter is, or why it is not asked; both None if that is not wanted."""
+    """Where the linter is, or a note that it is missing; both None if it is not wanted."""
 
     squawk: str | None
     missing: Finding | None
 
 
 def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
-    """Check the files that `wishes` is about, and the names and numbers of all. `search_path`: $PATH.
+    """Check the files that `wishes` asks for, and the names and numbers of all files. `search_path`: $PATH.
 
-    Raises ConfigurationError for a directory that cannot be read or a linter that cannot be asked, UsageError for
-    names of files that are no migrations.
+    Raises ConfigurationError if the directory cannot be read or the linter fails, and UsageError for file names that
+    are not migrations.
     """
     of_command = list(_about_command(settings, search_path))
     if not settings.migrations_dir:
@@ -125,7 +125,7 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
 
 
 def _about_command(settings: Settings, search_path: str) -> Iterator[Finding]:
-    """Yield what is wrong with another migration tool's command and its inputs, as far as they tell."""
+    """Yield errors in another migration tool's command and its inputs, as far as they can be seen."""
     if settings.command is None:
         return
     try:
@@ -133,7 +133,7 @@ def _about_command(settings: Settings, search_path: str) -> Iterator[Finding]:
         wanted = want(settings.command)
     except ConfigurationError as error:
         faults = error.fields.get("faults")
-        # Without the runner's whole PATH: the report may be for others to read.
+        # Without the runner's PATH: others may read the report.
         message = error.message.replace(f" ({foreign(search_path)})", "")
         for fault in faults if isinstance(faults, list) else [message]:
             yield Finding("error", "command", str(fault), remedy=error.remedy)
@@ -144,18 +144,18 @@ def _about_command(settings: Settings, search_path: str) -> Iterator[Finding]:
 
 
 class FileReport(NamedTuple):
-    """One file, what there is to say about it, and, if nothing is wrong with it, what is in it."""
+    """One file, its findings, and, if it has no errors, its content."""
 
     file: MigrationFile
     shown: str
     findings: list[Finding]
     migration: Prepared | None
     new: bool = False
-    """Whether more is said than what is wrong, as it is not applied yet."""
+    """Whether to report more than errors, because it is not yet applied."""
 
 
 def _of_one_origin(looks: Sequence[FileReport]) -> Iterator[Finding]:
-    """Yield a finding for each file that says that it comes from a migration from which another one comes."""
+    """Yield a finding for each file that has the same origin as another one."""
     first: dict[object, str] = {}
     for look in looks:
         origin = look.migration.advice.directives.origin if look.migration else None
@@ -165,7 +165,7 @@ def _of_one_origin(looks: Sequence[FileReport]) -> Iterator[Finding]:
 
 
 def _about_others(looks: Sequence[FileReport], among: Sequence[MigrationFile]) -> Iterator[Finding]:
-    """Yield what is wrong or doubtful about what files say of other migrations."""
+    """Yield findings about the other migrations that files refer to."""
     numbers = {file.number for file in among}
     for look in looks:
         if look.migration is None:
@@ -182,7 +182,7 @@ def _about_others(looks: Sequence[FileReport], among: Sequence[MigrationFile]) -
 def _about_repeatables(
     repeatables: Sequence[Prepared], looks: Sequence[FileReport], directory: Directory
 ) -> Iterator[Finding]:
-    """Yield what is wrong or doubtful about repeatable files, and with what migrations say about those of all."""
+    """Yield findings about repeatable files, and about the way migrations refer to them."""
     for look in looks:
         if look.migration is not None:
             for fault in unknown_refresh(look.migration, directory):
@@ -198,7 +198,7 @@ def _about_repeatables(
 def _faults_of_repeatables(
     faults: Sequence[FileFault], repeatables: Sequence[Prepared], directory: Directory
 ) -> Iterator[Finding]:
-    """Yield the `faults` of repeatable files, with their places."""
+    """Yield the `faults` of repeatable files, with their positions."""
     texts = {one.file.name: one.text for one in repeatables}
     for fault in faults:
         shown = shown_path(os.path.join(directory.path, fault.names[0]), os.getcwd())
@@ -206,14 +206,14 @@ def _faults_of_repeatables(
 
 
 def look_at(file: MigrationFile, *, notes: bool, escapes: bool = False) -> FileReport:
-    """Return what there is to say about one file, without the linter.
+    """Check one file, without the linter.
 
-    The parser's complaints count here, though not at a start: there the server is the judge.
+    Syntax errors count here, unlike at a start, where the server decides.
     """
     shown = shown_path(file.path, os.getcwd())
     prepared, flaws = examine(file, escapes=escapes)
     if prepared is not None and not notes:
-        # What is applied has run with such a comment, and with nothing else in it, and cannot be changed any more.
+        # An applied file has run with such a comment, and can no longer be changed.
         nearly = {fault.offset for fault in near(prepared.text)}
         flaws = [flaw for flaw in flaws if flaw.rule != TEMPLATE and (flaw.offset is None or flaw.offset not in nearly)]
     if prepared is None or flaws:
@@ -227,7 +227,7 @@ def look_at(file: MigrationFile, *, notes: bool, escapes: bool = False) -> FileR
 
 
 def look_at_reverse(file: MigrationFile, *, escapes: bool) -> FileReport:
-    """Return what there is to say about one file that takes a migration back: what `rollback` would refuse, too."""
+    """Check one down migration, including what `rollback` would refuse."""
     shown = shown_path(file.path, os.getcwd())
     prepared, flaws = examine_down_migration(file, escapes=escapes)
     if prepared is None or flaws:
@@ -257,20 +257,20 @@ def _syntax(prepared: Prepared, shown: str) -> Finding | None:
 
 
 def lint_all(squawk: str, looks: Iterable[FileReport]) -> dict[str, list[Finding]]:
-    """Return what the linter says about the good files among `looks`, by the paths that are shown."""
+    """Return what the linter says about the files without errors, by the paths that are shown."""
     return lint(squawk, {look.shown: look.migration for look in looks if look.migration is not None})
 
 
 def _ask(
     linter: _Linter, looks: Sequence[FileReport], known: Sequence[Finding]
 ) -> tuple[dict[str, list[Finding]], Finding | None]:
-    """Return what the linter says about each file, and a note if it was not asked."""
+    """Return what the linter says about each file, and a note if it was not run."""
     if linter.squawk is None:
         return {}, linter.missing
     try:
         return lint_all(linter.squawk, looks), None
     except ConfigurationError as error:
-        # Faults come first: they stop a start, and are not to be hidden by what stops a check.
+        # Errors in the files come first: they stop a start, so a broken linter must not hide them.
         if not any(finding.level == "error" for finding in known):
             raise
         return {}, Finding("note", "no-linter", error.message, remedy=error.remedy)
@@ -286,7 +286,7 @@ def _linter(wanted: bool | None, search_path: str) -> _Linter:  # noqa: FBT001 -
 
 
 def no_linter() -> Finding:
-    """Return the note that nobody was there to ask."""
+    """Return the note that the linter is not installed."""
     return Finding(
         "note",
         "no-linter",
@@ -306,16 +306,16 @@ def _chosen(directory: Directory | None, names: Sequence[str]) -> list[Migration
 
 
 def _chosen_repeatables(directory: Directory, names: Sequence[str]) -> frozenset[str]:
-    """Return the repeatable files to look at, each as `repeatable/NAME.sql`."""
+    """Return the repeatable files to check, each as `repeatable/NAME.sql`."""
     here = os.path.realpath(os.path.join(directory.path, REPEATABLES))
     wanted = {os.path.basename(name) for name in names if _directory_of(name) == here}
     return frozenset(file.shown for file in directory.repeatables if not names or os.path.basename(file.path) in wanted)
 
 
 def _passed_by(names: Sequence[str], directory: str, *, repeating: bool) -> list[Finding]:
-    """Return a note for each named file of the directory that is no migration, as `git diff` names a README, too.
+    """Return a note for each named file in the directory that is not a migration: `git diff` names a README, too.
 
-    `repeating`: whether those in repeatable/ are migrations. Raises UsageError for what is elsewhere.
+    `repeating`: whether those in repeatable/ are migrations. Raises UsageError for files elsewhere.
     """
     top = os.path.realpath(directory)
     known = {top, *(os.path.join(top, name) for name in (ROLLBACKS, *[REPEATABLES] * repeating))}
@@ -344,14 +344,14 @@ def _passed_by(names: Sequence[str], directory: str, *, repeating: bool) -> list
 
 
 def _directory_of(name: str) -> str:
-    """Return the directory that a file is in; a link is where it stands, and not where it leads."""
+    """Return the directory that a file is in; for a link, that of the link."""
     return os.path.realpath(os.path.dirname(os.path.abspath(name)))
 
 
 def _applied(settings: Settings, migrations: Directory) -> tuple[frozenset[int], bool, Finding]:
-    """Ask the database, if one is known and quick to answer, what is applied. The note says how that went.
+    """Ask the database what is applied, if one is configured and answers quickly. The note says how that went.
 
-    The answer in between: whether strings have escapes there (`Session.escapes`).
+    The second value: whether strings have escapes there (`Session.escapes`).
     """
     every = "so every file was checked as if it were pending"
     if migrations.faults:
@@ -425,7 +425,7 @@ def _notes(prepared: Prepared, shown: str) -> list[Finding]:
 
 
 def _about_commands(prepared: Prepared, shown: str) -> list[Finding]:
-    """Return what there is to say about psql's commands that are left out: each once."""
+    """Return a note for each of psql's commands that is left out, once for each command."""
     commands = prepared.advice.commands
     times = Counter(command.shown for command in commands)
     found = []
@@ -439,7 +439,7 @@ def _about_commands(prepared: Prepared, shown: str) -> list[Finding]:
 
 
 def _warnings(prepared: Prepared, shown: str) -> list[Finding]:
-    """Return what is dangerous, or cannot work, of which the linter says nothing."""
+    """Return warnings about what is dangerous or cannot work and the linter does not report."""
     advice = prepared.advice
     found = [
         Finding(
@@ -486,12 +486,12 @@ def _about_blocks(prepared: Prepared, shown: str, remedy: str) -> list[Finding]:
 
 
 def why_outside(prepared: Prepared) -> str:
-    """Return why a file does not run in a transaction: the statements that cannot, or that it says so."""
+    """Return why a file does not run in a transaction: the statements that cannot, or its directive."""
     return ", ".join(sorted({outside.what for outside in prepared.advice.outside})) or "the file says so"
 
 
 def describe_units(prepared: Prepared) -> str:
-    """Return how many units a file has, and where they run."""
+    """Return how many units a file has, and how many run outside a transaction."""
     units = cut(prepared.advice.body, prepared.advice)
     alone = sum(not unit.begin for unit in units)
     outside = f"; {alone} of them outside a transaction" if alone else ""
@@ -499,7 +499,7 @@ def describe_units(prepared: Prepared) -> str:
 
 
 def describe_left_out(prepared: Prepared) -> str:
-    """Return which of a file's transaction control is left out: of much of it, only how much."""
+    """Return which of a file's transaction control is left out; if it is a lot, only how much."""
     found = [f"{one.what} in line {one.line}" for one in prepared.advice.left_out if not one.idle]
     if not found:
         return "statements that end no transaction are left out"
@@ -509,7 +509,7 @@ def describe_left_out(prepared: Prepared) -> str:
 
 
 def unless(advice: Advice) -> str:
-    """Return what only a database can tell of a file that is one transaction."""
+    """Return the condition, known only to the database, under which the file is not one transaction."""
     return (
         ", unless the database has a constraint that is INITIALLY DEFERRED: then it runs as units"
         * advice.unless_deferred

@@ -1,4 +1,4 @@
-"""Run another program to its end, within a time, and read what it writes; it does not outlive us."""
+"""Run another program, with a time limit, and read its output. It does not outlive this process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import IO
 
-# After so many seconds somebody who waits wants to know what for.
+# Seconds after which the user should be told what is taking so long.
 _SLOW = 3.0
 
 
@@ -29,14 +29,14 @@ def run(
 ) -> tuple[int, bytes, bytes]:
     """Run `command` and return its exit code, its output and its errors; it does not outlive this call.
 
-    `data`: what it reads. `slow`: called once if it takes more than some seconds. Raises OSError, and
+    `data`: its standard input. `slow`: called once if it takes more than a few seconds. Raises OSError, and
     subprocess.TimeoutExpired after `patience` seconds.
     """
     process = None
-    # Not through a pipe: called again, `communicate` does not go on with its input (Python 3.11).
+    # Not a pipe: called again, `communicate` does not continue with its input (Python 3.11).
     with _file_of(data) as source:
         try:
-            # A signal in the middle of Popen would raise before anybody knows the child.
+            # A signal during Popen would raise before the child is known.
             with signals_held_back():
                 process = subprocess.Popen(  # noqa: S603 - no shell, and no program that a file names
                     command,
@@ -59,7 +59,7 @@ def run(
 
 @contextlib.contextmanager
 def _file_of(data: bytes | None) -> Iterator[IO[bytes] | int]:
-    """Return what a child may read `data` from."""
+    """Return a file that a child can read `data` from."""
     if data is None:
         yield subprocess.DEVNULL
         return
@@ -70,7 +70,7 @@ def _file_of(data: bytes | None) -> Iterator[IO[bytes] | int]:
 
 
 def _output_of(process: subprocess.Popen[bytes], deadline: Deadline, slow: Callable[[], object]) -> tuple[bytes, bytes]:
-    """Read both outputs to their ends, in slices. Raises subprocess.TimeoutExpired."""
+    """Read both outputs to the end, a slice of time at a time. Raises subprocess.TimeoutExpired."""
     soon = Deadline(_SLOW)
     told = False
     while True:

@@ -1,4 +1,4 @@
-"""What `status` has to say about another migration tool (MIGRATION_COMMAND): whether it is to run, and its last run."""
+"""What `status` shows of another migration tool (MIGRATION_COMMAND): whether it is pending, and its last run."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ _MOMENT = '\'YYYY-MM-DD"T"HH24:MI:SS"Z"\''
 
 
 class LastRun(NamedTuple):
-    """The newest run that is recorded, whatever image it was."""
+    """The newest recorded run, of whichever image."""
 
     number: int
     status: str
     started_at: str | None
-    """In UTC, as in 2026-11-22T10:30:00Z."""
+    """UTC, as in 2026-11-22T10:30:00Z."""
     finished_at: str | None
     exit_code: int | None
     application_version: str | None
     holder: str | None
     output: str
-    """The last lines that it printed."""
+    """The last lines of its output."""
 
 
 class CommandStatus(NamedTuple):
-    """Another migration tool as this image has it, and as the database knows it."""
+    """Another migration tool: as this image has it, and as the database knows it."""
 
     command: str
     state: str
-    """up_to_date, ahead, pending, failed, running or interrupted: pending, and how the last run with it ended."""
+    """up_to_date, ahead or pending; failed, running or interrupted if that is why it is pending."""
     why: str
     last: LastRun | None
 
@@ -52,7 +52,7 @@ class CommandStatus(NamedTuple):
         return self.state in (PENDING, FAILED, RUNNING, INTERRUPTED)
 
     def documented(self) -> dict[str, object]:
-        """Return it as the status API has it."""
+        """Return it in the form of the status API."""
         last = self.last
         return {
             "command": self.command,
@@ -75,7 +75,7 @@ class CommandStatus(NamedTuple):
 def read_command(
     session: Session, place: Place, wanted: Wanted, role: str | None, deadline: Deadline, *, guarded: bool | None
 ) -> CommandStatus:
-    """Read it. `guarded`: whether somebody holds the lock. Raises EntrypointError."""
+    """Read it from the database. `guarded`: whether the lock is held. Raises EntrypointError."""
     try:
         verdict, found = judge_on(session, place, wanted, role, deadline)
         last = _last(session, place, role, deadline, guarded=guarded)
@@ -100,7 +100,7 @@ def _last(
         f"FROM {place.table('migration_commands')} ORDER BY id DESC LIMIT 1"
     )
     for number, status, began, ended, code, version, holder, output in ask(session, role, deadline, (query,))[0]:
-        # Whoever runs it has the lock.
+        # A run needs the lock.
         gone = status == RUNNING and guarded is False
         return LastRun(
             int(number or 0),

@@ -1,21 +1,21 @@
-"""Texts and times for a person's eyes, wherever they came from. Pure functions."""
+"""Make texts and times fit to be shown, whatever their source. Pure functions."""
 
 from __future__ import annotations
 
 import unicodedata
 
-# Control characters, and those that change the direction of what follows or are not to be seen at all.
+# Control characters, and those that are invisible or change the direction of text.
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def clean(text: str) -> str:
-    """Return `text` on one line and without anything that a terminal would obey instead of showing it."""
+    """Return `text` on one line, without anything that a terminal would interpret."""
     spaced = " ".join(text.split())
     return "".join(character for character in spaced if unicodedata.category(character) not in _UNSEEN)
 
 
 def duration(milliseconds: float) -> str:
-    """Return a time as one word, in the two units that matter: 7ms, 1.4s, 2m05s, 3h12m, 2d04h."""
+    """Return a duration as one word, in at most two units: 7ms, 1.4s, 2m05s, 3h12m, 2d04h."""
     if milliseconds < 999.5:
         return f"{milliseconds:.0f}ms"
     if milliseconds < 59_950:
@@ -30,5 +30,5 @@ def duration(milliseconds: float) -> str:
 
 
 def writable(text: str) -> str:
-    """Return `text` without lone surrogates, which a file's name may bring and no output takes."""
+    """Return `text` without lone surrogates, which a file name may contain and no output accepts."""
     return text.encode("utf-8", "backslashreplace").decode()

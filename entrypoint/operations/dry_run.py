@@ -1,4 +1,4 @@
-"""`migrate --dry-run`: what would run, in order, and nothing else."""
+"""`migrate --dry-run`: find out what would run, in order, and change nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from entrypoint.settings import Settings
     from entrypoint.survey import Survey
 
-# For looking at the other schemas.
+# For reading other schemas.
 _PATIENCE = 5.0
 
 
@@ -58,12 +58,12 @@ def check_target(settings: Settings, number: int) -> None:
     """Raise UsageError unless a migration has this `number`."""
     numbers = [file.number for file in load_directory(settings.migrations_dir, settings.file_limit).files]
     if number not in numbers:
-        known = f"they go from {numbers[0]} to {numbers[-1]}" if numbers else "there are none"
+        known = f"the numbers go from {numbers[0]} to {numbers[-1]}" if numbers else "there are none"
         raise UsageError(f"There is no migration number {number}: {known}", remedy="entrypoint migrate --to N")
 
 
 def check_repeatables(settings: Settings, names: frozenset[str], *, beside: bool) -> None:
-    """Raise UsageError unless there is a file of each name, and nothing `beside` that does not go with it."""
+    """Raise UsageError unless each name has a file. `beside`: whether an option is given that rules this one out."""
     usage = "entrypoint migrate --repeatable NAME"
     if settings.command is not None:
         raise UsageError("--repeatable cannot go with MIGRATION_COMMAND", remedy=f"env -u MIGRATION_COMMAND {usage}")
@@ -80,9 +80,9 @@ class Planned(NamedTuple):
 
     migration: Prepared
     behind: int | None
-    """The newest migration that is applied already though it comes after this one; None if there is none."""
+    """The newest applied migration, if it comes after this one."""
     goes_on: str
-    """Where it would go on, if a part of it has taken effect; else empty."""
+    """Where it would continue, if part of it has taken effect; else empty."""
     findings: tuple[Finding, ...]
 
 
@@ -94,13 +94,13 @@ class Stop(NamedTuple):
 
 
 class Repeated(NamedTuple):
-    """What would become of the files in repeatable/."""
+    """What would happen to the files in repeatable/."""
 
     due: tuple[Prepared, ...] = ()
     superseded: tuple[str, ...] = ()
-    """Those that would not be applied, as their text was replaced before."""
+    """Those that would not be applied, because another image has replaced their text."""
     newer: int | None = None
-    """The newer image's migration that keeps all of them from being applied."""
+    """The migration of a newer image, which keeps all of them from being applied."""
 
 
 class Commanded(NamedTuple):
@@ -117,21 +117,21 @@ class Foreseen(NamedTuple):
     current: int
     latest: int
     adopted: tuple[str, ...] = ()
-    """The files that would be recorded as completed, as another tool has applied them."""
+    """The files that would be recorded as completed, because another tool has applied them."""
     tool: str = ""
     """That tool."""
     planned: tuple[Planned, ...] = ()
     stop: Stop | None = None
     obstacle: MigrationError | None = None
-    """Why it would stop behind the planned ones."""
+    """Why it would stop after the planned ones."""
     repeated: Repeated = Repeated()
     command: Commanded | None = None
     outstanding: tuple[str, ...] = ()
-    """The files that wait for the end of the rollout."""
+    """The files that wait for the rollout to end."""
     note: Finding | None = None
-    """Why the linter was not asked."""
+    """Why the linter was not run."""
     unadopted: str | None = None
-    """Whose history is here, which nothing says what to do about."""
+    """The tool whose history is here and is not adopted."""
 
 
 def foresee(settings: Settings, *, up_to: int | None, after: bool = False) -> Foreseen:
@@ -170,7 +170,7 @@ def foresee(settings: Settings, *, up_to: int | None, after: bool = False) -> Fo
     )
     if not plan.pending:
         return found
-    # What runs outside a transaction is in each file's headline.
+    # Each file's headline says what runs outside a transaction.
     looks = [look_at(file, notes=False, escapes=escapes) for file in plan.runnable]
     said, note = _lint(looks)
     begun = {row.number: row for row in (*plan.failed, *plan.running)}
@@ -191,7 +191,7 @@ def foresee(settings: Settings, *, up_to: int | None, after: bool = False) -> Fo
 def _foresee(
     settings: Settings, survey: Survey, up_to: int | None, *, after: bool
 ) -> tuple[Survey, tuple[str, ...], ConfigurationError | None]:
-    """Return the survey after what a start adopts, those files, and what stands in the way of long numbers."""
+    """Return the survey after adoption, the adopted files, and what prevents long numbers."""
     session, place, role = survey.session, survey.place, settings.role
     adopted: tuple[str, ...] = ()
     obstacle = None
@@ -211,7 +211,7 @@ def _foresee(
 
 
 def _repeatables(settings: Settings, survey: Survey, up_to: int | None) -> Repeated:
-    """Return which repeatable files would be applied, and which would not though they differ."""
+    """Return which repeatable files would be applied, and which would not although they differ."""
     directory, session = survey.directory, survey.session
     if up_to is not None or not directory.repeatables:
         return Repeated()
@@ -244,7 +244,7 @@ def _where_it_stops(
 
 
 def _in_the_way_of_long_numbers(session: Session, place: Place, role: str | None) -> ConfigurationError | None:
-    """Return what a start would end with before it writes its first long number into the ledger, if it would."""
+    """Return the error, if any, with which a start would fail before it writes its first long number."""
     patience = Deadline(_PATIENCE)
     session.query(";\n".join(begin_look(role, patience)), patience)
     column = widening.read_column(session.query(widening.question(place), patience)[-1])
@@ -267,7 +267,7 @@ def _command(survey: Survey) -> Commanded | None:
 
 
 def _goes_on(migration: Prepared, row: LedgerRow | None) -> str:
-    """Return at which statement a file goes on of which a part has taken effect, as far as the row tells."""
+    """Return where a file that has partly taken effect would continue, as far as its row says."""
     walk = walk_in(row and row.error_message)
     if walk is not None and walk.batches:
         advice, batch = migration.advice, migration.advice.directives.batch
@@ -288,7 +288,7 @@ def _goes_on(migration: Prepared, row: LedgerRow | None) -> str:
 
 
 def _about_the_rollout(look: FileReport, *, linted: bool) -> list[Finding]:
-    """Return what `check` itself says about replicas of the release before, unless a comment silences it."""
+    """Return the warnings of `check` about replicas of the previous release, unless a comment silences them."""
     if look.migration is None:
         return []
     found = contracting(look.migration, look.shown, linted=linted)
@@ -296,7 +296,7 @@ def _about_the_rollout(look: FileReport, *, linted: bool) -> list[Finding]:
 
 
 def _lint(looks: Sequence[FileReport]) -> tuple[dict[str, list[Finding]], Finding | None]:
-    """Ask the linter, if there is one; that it cannot be asked is no reason to show less of the rest."""
+    """Run the linter, if it is installed. If it fails, the rest is shown all the same."""
     squawk = find_squawk(os.environ.get("PATH", os.defpath))
     if squawk is None:
         return {}, no_linter()._replace(remedy=None)

@@ -1,4 +1,4 @@
-"""`migrate --dry-run`, as it is printed: for a person, and for a program. Pure functions."""
+"""The output of `migrate --dry-run`, for people and for programs. Pure functions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.prepare import Prepared
     from entrypoint.operations.dry_run import Commanded, Foreseen, Planned, Repeated
 
-# Of a file with more statements, as those with sample data have, only so many are shown.
+# Show at most this many statements of a file; files with sample data may have thousands.
 _SHOWN = 20
 
 
 def as_text(found: Foreseen) -> str:
-    """Return it for a person."""
+    """Return the report for a person."""
     lines = list(_about_adopted(found))
     repeated = list(_about_repeatables(found.repeated))
     command = _about_command(found.command)
@@ -58,7 +58,7 @@ def _about_adopted(found: Foreseen) -> Iterator[str]:
 
 
 def as_json(found: Foreseen | None, error: EntrypointError | None = None) -> str:
-    """Return it for a program; without anything `found`, only why that is."""
+    """Return the report for a program; without `found`, it contains only the error."""
     if found is None:
         return for_programs.document({"migrations": []}, error)
     command = found.command
@@ -132,7 +132,7 @@ def _size(migration: Prepared) -> str:
 
 
 def _how(migration: Prepared) -> str:
-    """Return how a file runs: in which transaction, or none, with what is left out and what it declares."""
+    """Return how a file runs: in which transaction, if any, what is left out, and what it declares."""
     advice = migration.advice
     if advice.batched:
         how = spell_batch(advice.directives)
@@ -155,7 +155,7 @@ def _how(migration: Prepared) -> str:
 
 
 def _statements(migration: Prepared) -> list[str]:
-    """Return each statement's first line, as far as there is room."""
+    """Return the first line of each statement, up to a limit."""
     statements = migration.advice.statements
     shown = [outline(migration.advice.source[statement.start : statement.end]) for statement in statements[:_SHOWN]]
     return shown if len(statements) <= _SHOWN else [*shown, f"… and {len(statements) - _SHOWN} more"]

@@ -1,4 +1,4 @@
-"""What there is to say about migration files, and how it is written: for a person, for a program, for GitHub."""
+"""Findings about migration files, and their formats: for people, for programs and for GitHub."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     Level = Literal["error", "warning", "note"]
     Format = Literal["text", "json", "github", "sarif", "codequality"]
 
-# GitHub's name for a note; the other levels have the same names there.
+# GitHub calls a note a notice; the other levels have the same names.
 _COMMANDS = {"note": "notice"}
 
 
 class Finding(NamedTuple):
-    """One thing about one file, or about the check itself."""
+    """One finding about a file, or about the check itself."""
 
     level: Level
-    """`error`: nothing would be run. `warning`: it would hurt. `note`: good to know, and nothing to mend."""
+    """`error`: nothing would run. `warning`: it is risky. `note`: good to know; nothing to do."""
     rule: str
     message: str
     file: str | None = None
-    """The file's path as a person would type it here; None if it is about no file."""
+    """The path as a user would type it here; None if it is not about a file."""
     line: int | None = None
     """Counted from 1."""
     column: int | None = None
     """In characters, counted from 1."""
     remedy: str | None = None
     excerpt: tuple[str, ...] = ()
-    """The line with a caret, for a person."""
+    """The line of the file, with a caret below it."""
 
 
 class Report(NamedTuple):
@@ -50,11 +50,11 @@ class Report(NamedTuple):
     """What was checked, in words: `12 migrations in migrations`."""
 
     def count(self, level: Level) -> int:
-        """Return how many findings are of this level."""
+        """Return how many findings have this level."""
         return sum(finding.level == level for finding in self.findings)
 
     def judge(self, *, strict: bool) -> None:
-        """Raise MigrationFilesError if there are faults; under `strict`, warnings are faults."""
+        """Raise MigrationFilesError if there are errors; if `strict`, also if there are warnings."""
         faults, warnings = self.count("error"), self.count("warning")
         if not faults and not (strict and warnings):
             return
@@ -67,13 +67,13 @@ class Report(NamedTuple):
         )
 
     def _way_out(self) -> str:
-        """Return what to do about warnings: none of them is about what may not be meant that way."""
+        """Return what to do about the warnings. Some can be silenced, if they are about something intended."""
         ways = {way_out(finding, "RULE") for finding in self.findings if finding.level == "warning"} - {""}
         return f"Change the files, or {', or '.join(sorted(ways))}." if ways else "Follow the warnings."
 
 
 def render(report: Report, style: Format) -> str:
-    """Return a report as text, in one of the formats."""
+    """Return a report in one of the formats."""
     renderers: dict[Format, Callable[[Report], str]] = {"text": as_text, "json": as_json, "github": as_github}
     if style not in renderers:
         from entrypoint.operations.machine_reports import as_codequality, as_sarif
@@ -83,7 +83,7 @@ def render(report: Report, style: Format) -> str:
 
 
 def as_text(report: Report) -> str:
-    """Return a line for each finding, with what belongs to it below, and the sum at the end."""
+    """Return a line for each finding, with its details below, and a summary at the end."""
     lines = [line for finding in report.findings for line in describe(finding)]
     faults, warnings = report.count("error"), report.count("warning")
     result = count(faults, "error") if faults else "no errors"
@@ -92,10 +92,10 @@ def as_text(report: Report) -> str:
 
 
 def describe(finding: Finding, *, place: str | None = None) -> list[str]:
-    """Return a finding as lines for a person. `place`: what to say instead of the file and the place in it."""
+    """Return a finding as lines for a person. `place`: replaces the file and the position in it."""
     if place is None:
         place = ":".join(str(part) for part in (finding.file, finding.line, finding.column) if part is not None)
-    # The rule's name is needed to silence a warning; nothing else can be silenced.
+    # Only warnings can be silenced, for which the rule's name is needed.
     rule = f" [{finding.rule}]" if finding.level == "warning" else ""
     lines = [visible(f"{f'{place}: ' if place else ''}{finding.level}: {finding.message}{rule}")]
     lines += [f"    {visible(line)}" for line in finding.excerpt]
@@ -105,7 +105,7 @@ def describe(finding: Finding, *, place: str | None = None) -> list[str]:
 
 
 def as_json(report: Report) -> str:
-    """Return a list of objects that all have the same keys; what is not known is null."""
+    """Return a list of objects with the same keys; unknown values are null."""
     return json.dumps([documented(finding) for finding in report.findings], indent=2) + "\n"
 
 
@@ -123,7 +123,7 @@ def documented(finding: Finding) -> dict[str, object]:
 
 
 def as_github(report: Report) -> str:
-    """Return workflow commands, by which GitHub shows each finding at its line of the pull request."""
+    """Return workflow commands, with which GitHub shows each finding at its line in the pull request."""
     return "".join(f"{_workflow_command(finding)}\n" for finding in report.findings)
 
 
@@ -147,11 +147,11 @@ def _escape_property(text: str) -> str:
 
 
 def shown_path(path: str, current: str) -> str:
-    """Return `path` relative to the directory `current` if it is below that, as GitHub and editors want it."""
+    """Return `path` relative to the directory `current` if it is below it, as GitHub and editors expect."""
     relative = os.path.relpath(path, current)
     return path if relative.startswith(os.pardir) else relative
 
 
 def in_order(findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings about one file in the order of their places; what has no place comes first."""
+    """Return the findings about one file in the order of their positions, those without a position first."""
     return sorted(findings, key=lambda finding: (finding.line or 0, finding.column or 0))

@@ -1,4 +1,4 @@
-"""What several commands print alike with `--json`: the frame of an answer, the lock, an obstacle."""
+"""What several commands have in common with `--json`: the frame of an answer, the lock, an obstacle."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
     from entrypoint.errors import EntrypointError
     from entrypoint.migration.ledger.reading import LockRow
 
-# The names in the lock's row that are written otherwise here, as the other keys are.
+# Keys of the lock's row that are spelled in another way here, like the other keys.
 _NAMES = {"or_later": "orLater", "blocked_by": "blockedBy", "seconds_left": "secondsLeft"}
 
 
 def document(answer: Mapping[str, object], error: EntrypointError | None = None) -> str:
-    """Return an answer as JSON: first which database it is about, at the end why it is none or not all, if so."""
+    """Return an answer as JSON, with the database first and the error, if any, last."""
     where = whereabouts()
     about = {"server": where.server or None, "database": where.database or None}
     return as_json({**about, **answer, "error": error and error.message})
 
 
 def as_json(answer: Mapping[str, object]) -> str:
-    """Return an answer as it is printed."""
+    """Return an answer in printable form."""
     return visible_json(json.dumps(answer, indent=2, ensure_ascii=False)) + "\n"
 
 
 def obstacle(error: EntrypointError | None) -> dict[str, object] | None:
-    """Return why a start would stop, if it would."""
+    """Return why a start would stop, or None."""
     return None if error is None else {"message": error.message, "remedy": error.remedy or None}
 
 
 def lock(row: LockRow | None, *, alive: bool | None) -> dict[str, object] | None:
-    """Return the lock's row. `alive`: whether the guard is held; None where nobody can know."""
+    """Return the lock's row. `alive`: whether the guard is held; None if unknown."""
     return row and {
         "held": row.held,
         "holder": row.who,

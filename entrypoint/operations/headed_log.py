@@ -1,4 +1,4 @@
-"""A log for a person that begins with the line that says which database it is about."""
+"""A log for a person, which begins with a line that names the database."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def head_log(role: str | None) -> None:
-    """Have the log begin with that line, as soon as the address has been read. `role`: MIGRATION_ROLE."""
+    """Have the log begin with that line, once the address is known. `role`: MIGRATION_ROLE."""
     headed = _Headed(role)
     headed.to = logs.send_to(headed)
 
 
 class _Headed:
-    """Where the log goes, with one line before its first."""
+    """The log's output, with one line before the first."""
 
     def __init__(self, role: str | None) -> None:
         self.to: Output | None = None
@@ -25,7 +25,7 @@ class _Headed:
         self._begun = False
 
     def write(self, text: str) -> None:
-        """Write a line of the log."""
+        """Write a line."""
         if self.to is None:
             return
         where = whereabouts(self._role)
@@ -35,10 +35,10 @@ class _Headed:
         self.to.write(text)
 
     def flush(self) -> None:
-        """Send it on its way."""
+        """Flush the output."""
         if self.to is not None:
             self.to.flush()
 
     def isatty(self) -> bool:
-        """Tell whether that is a terminal."""
+        """Return whether the output is a terminal."""
         return bool(getattr(self.to, "isatty", bool)())

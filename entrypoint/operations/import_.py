@@ -1,4 +1,4 @@
-"""`import`: what another tool's directory holds, written as files of ours."""
+"""`import`: convert the migrations directory of another tool."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from entrypoint.settings import Settings
 
 
-# Their directories differ only by what is beside the SQL.
+# Their directories differ only in the files next to the SQL.
 _ALIKE = ("prisma", "drizzle")
 
 
@@ -45,16 +45,16 @@ class Wishes(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """What was taken over, or would be, and what was not."""
+    """What was imported, or would be, and what was not."""
 
     wishes: Wishes
     plan: Plan
     left: tuple[Left, ...]
     report: Report
-    """What `check` says of the result."""
+    """The findings of `check` about the result."""
 
     def judge(self) -> None:
-        """Raise MigrationFilesError if `check` finds faults, or somebody has to write a migration by hand."""
+        """Raise MigrationFilesError if `check` finds errors, or a migration has to be written by hand."""
         self.report.judge(strict=False)
         if missing := self.plan.unwritten:
             total = len(missing) + sum(not target.path.startswith(REPEATABLES) for target in self.plan.files)
@@ -66,10 +66,10 @@ class Imported(NamedTuple):
 
 
 def import_directory(settings: Settings, wishes: Wishes) -> Imported:
-    """Write the files, unless it is a dry run: all that can be taken over, or nothing.
+    """Write the files, unless it is a dry run: all that can be imported, or nothing.
 
-    Raises UsageError if there is nothing of the tool's, MigrationFilesError for what has to be mended in its directory
-    first and for files that would be overwritten, ConfigurationError if nothing can be written.
+    Raises UsageError if there are no migrations of the tool, MigrationFilesError for errors in its directory and for
+    files that would be overwritten, and ConfigurationError if nothing can be written.
     """
     tool = tools.BY_NAME[wishes.tool]
     _refuse_same_directory(wishes)
@@ -106,7 +106,7 @@ def _refuse_same_directory(wishes: Wishes) -> None:
 
 
 def _refuse_dangling(into: str) -> None:
-    """Raise ConfigurationError if a link leads to where nothing is, so that no directory can be made there."""
+    """Raise ConfigurationError for a dangling link, because no directory can be created there."""
     path = os.path.abspath(into)
     while not os.path.lexists(path):
         path = os.path.dirname(path)
@@ -118,7 +118,7 @@ def _refuse_dangling(into: str) -> None:
 
 
 def _folder(wishes: Wishes, tool: Tool, limit: int) -> Folder:
-    """Return the directory; two levels of it at least, so that another tool's is known."""
+    """Return the directory, at least two levels deep, so that another tool's directory is recognized."""
     try:
         return Folder(wishes.directory, tool.depth and max(tool.depth, 2), limit)
     except OSError as error:
@@ -129,7 +129,7 @@ def _folder(wishes: Wishes, tool: Tool, limit: int) -> Folder:
 
 
 class _Recording:
-    """A source that keeps what cannot be read for later, so that all of it is told together."""
+    """A source that collects unreadable files, so that all are reported together."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -146,13 +146,13 @@ class _Recording:
 
 
 def _read(wishes: Wishes, tool: Tool, folder: Folder, limit: int) -> Reading:
-    """Return what the tool sees there. Raises for what has to be mended first."""
+    """Return what the tool sees there. Raises for errors that have to be corrected first."""
     source = _Recording(folder)
     reading = tool.read(source)
     used = _used(reading)
     strangers = {path: sign for path, sign in _signs(folder, used) if wishes.tool not in sign.tools}
     if wishes.tool not in _ALIKE and used - set(strangers):
-        # What another tool keeps for itself beside files that are ours: Drizzle writes what Supabase or sqlx applies.
+        # Another tool may keep its own files next to these: Drizzle writes files that Supabase or sqlx applies.
         strangers = {path: sign for path, sign in strangers.items() if is_sql(path.rpartition("/")[2])}
     if strangers:
         _refuse_strangers(wishes, strangers, used)
@@ -172,14 +172,14 @@ def _read(wishes: Wishes, tool: Tool, folder: Folder, limit: int) -> Reading:
 
 
 def _used(reading: Reading) -> set[str]:
-    """Return the files of which something is taken over."""
+    """Return the files from which something is imported."""
     parts = [part for one in reading.migrations for part in (one.forward, one.back)]
     parts += [one.forward for one in reading.repeatables]
     return {part.path for part in parts if part is not None}
 
 
 def _signs(folder: Folder, used: set[str]) -> Iterator[tuple[str, Sign]]:
-    """Yield the files of which can be told whose they are: by their marks, and without these by their names."""
+    """Yield the files whose tool can be recognized: by their marks, or else by their names."""
     for path in folder.paths:
         sign = None
         if is_sql(path.rpartition("/")[2]) and (path in used or "/" not in path):
@@ -192,7 +192,7 @@ def _signs(folder: Folder, used: set[str]) -> Iterator[tuple[str, Sign]]:
 
 
 def _refuse_strangers(wishes: Wishes, strangers: Mapping[str, Sign], used: set[str]) -> None:
-    """Raise MigrationFilesError for another tool's files."""
+    """Raise MigrationFilesError for files of another tool."""
     faults = tuple(
         str(Fault((path,), f"is {_whose(sign)}, recognized by {sign.what}", sign.line))
         for path, sign in strangers.items()
@@ -214,7 +214,7 @@ def _whose(sign: Sign) -> str:
 
 
 def _nothing(wishes: Wishes, tool: Tool, limit: int) -> UsageError:
-    """Return the error for a directory without any migration, which may be the one above."""
+    """Return the error for a directory without migrations, which may be the parent of the right one."""
     names = [*tool.usual, *sorted(entry.name for entry in os.scandir(wishes.directory) if entry.is_dir())]
     below = next((path for name in names if _has_some(path := os.path.join(wishes.directory, name), tool, limit)), None)
     if below is not None:
@@ -232,7 +232,7 @@ def _has_some(path: str, tool: Tool, limit: int) -> bool:
 
 
 def _unspeakable(reading: Reading) -> Iterator[Fault]:
-    """Yield a fault for each version that cannot be written into a line."""
+    """Yield an error for each version that cannot be written in a comment line."""
     versions = [(one.source, one.version) for one in reading.migrations]
     versions += [(one.source, one.version) for one in reading.repeatables]
     for source, version in versions:
@@ -254,7 +254,7 @@ def _not_utf8(folder: Folder, used: Iterable[str]) -> Iterator[Fault]:
 
 
 def _refuse_overwriting(into: str, targets: Sequence[Target]) -> None:
-    """Raise MigrationFilesError if a file is there already, or another one with its number."""
+    """Raise MigrationFilesError if a file already exists, or another one with its number."""
     faults = [
         f"{os.path.join(into, target.path)}: exists already"
         for target in targets
@@ -288,7 +288,7 @@ def _listed(directory: str) -> list[str]:
 
 
 def _existing(directory: str) -> str:
-    """Return the nearest directory that is there, at or above this one."""
+    """Return the nearest existing directory, at or above this one."""
     path = os.path.abspath(directory)
     while not os.path.isdir(path):
         path = os.path.dirname(path)
@@ -296,7 +296,7 @@ def _existing(directory: str) -> str:
 
 
 def _impossible_backs(stage: str, into: str, backs: Sequence[Target]) -> Iterator[tuple[str, Left]]:
-    """Remove the ways back that cannot be one transaction, as each has to be here, and yield why."""
+    """Remove the down migrations that cannot be one transaction, as they must be here, and yield why."""
     if not backs:
         return
     sources = {target.path: target.part.path for target in backs}
@@ -312,7 +312,7 @@ def _impossible_backs(stage: str, into: str, backs: Sequence[Target]) -> Iterato
 
 
 def _as_if_in(into: str, stage: str, report: Report) -> Report:
-    """Return what was said of the files where they were looked at, as of where they belong."""
+    """Return the report with the final paths of the files instead of the temporary ones."""
     current = os.getcwd()
     before, after = shown_path(stage, current), shown_path(into, current)
     findings = tuple(

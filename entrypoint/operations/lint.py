@@ -1,6 +1,6 @@
-"""Ask the linter squawk what would hurt under traffic. It is a program of its own; nothing else here needs it.
+"""Run the linter squawk, which reports statements that are risky under traffic. It is a separate, optional program.
 
-What it is told, and which of its rules say nothing here, is for users to read in docs/commands/check.md.
+docs/commands/check.md tells users how it is called, and which of its rules are not reported.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ INSTALL = (
     else "Install it with: pip install 'pg-entrypoint[lint]'"
 )
 
-# A hundred files take it a tenth of a second.
+# It needs a tenth of a second for a hundred files.
 _PATIENCE = 60.0
 
 _TIMEOUTS = "this program sets lock_timeout and statement_timeout for every attempt"
 _TRANSACTIONS = "this program's own check knows how the file will run"
 
-# Rules of squawk's that are not reported, whatever its configuration says, with the reason.
+# Rules of squawk that are never reported, whatever its configuration says, with the reason.
 NOT_REPORTED = {
     "require-timeout-settings": _TIMEOUTS,
     "require-lock-timeout": _TIMEOUTS,
@@ -50,35 +50,35 @@ NOT_REPORTED = {
     "ban-uncommitted-transaction": _TRANSACTIONS,
     "ban-concurrent-index-creation-in-transaction": _TRANSACTIONS,
 }
-# "May break existing clients": there are none left that need it where a file with `phase = after` runs.
+# "May break existing clients": when a file with `phase = after` runs, no clients are left that need it.
 AFTER_THE_ROLLOUT = (
     *("ban-drop-column", "ban-drop-constraint", "ban-drop-table", "ban-drop-view"),
     *("ban-set-schema", "renaming-column", "renaming-object", "renaming-table"),
 )
-# What squawk says of a rule of ours in a comment.
+# What squawk says about our own rules in a comment.
 _UNKNOWN = {f"unknown name {rule}": rule for rule in OWN_WARNINGS | OWN_ERRORS}
-# "The migration can't be rerun if it fails part way through": true only of a file that can fail part way.
+# "The migration can't be rerun if it fails part way through": true only for a file that can fail part way.
 _RERUN = "prefer-robust-stmts"
-# What squawk's own grammar does not know. PostgreSQL's is asked first.
+# Syntax that squawk's own parser does not know. PostgreSQL's parser comes first.
 _SYNTAX = "syntax-error"
 
 
 def find_squawk(path: str) -> str | None:
-    """Return the linter's path: beside this Python, or else where `path`, as $PATH is written, leads."""
+    """Return the linter's path: next to this Python, or else found along `path`, which is written like $PATH."""
     return shutil.which("squawk", path=os.path.dirname(sys.executable or "")) or shutil.which("squawk", path=path)
 
 
 def lint(squawk: str, files: Mapping[str, Prepared]) -> dict[str, list[Finding]]:
-    """Return what `squawk` says, by file. `files`: the migrations, by the path that is shown.
+    """Return the findings of `squawk` by file. `files`: the migrations by displayed path.
 
-    Raises ConfigurationError if it cannot be asked, as when its configuration file is bad.
+    Raises ConfigurationError if it fails, for example because its configuration file is invalid.
     """
     in_transaction = [shown for shown, migration in files.items() if assumed_in_transaction(migration)]
     others = [shown for shown in files if shown not in in_transaction]
     found: dict[str, list[Finding]] = {}
     for option, group in (("--assume-in-transaction", in_transaction), ("--no-assume-in-transaction", others)):
         by_path = {os.path.abspath(shown): shown for shown in group}
-        # Not the absolute paths: the patterns of `excluded_paths` are compared with what squawk is given.
+        # Not absolute paths: squawk compares the patterns of `excluded_paths` with its arguments.
         for answer in _ask(squawk, option, group):
             try:
                 shown = by_path[os.path.abspath(answer["file"])]
@@ -91,16 +91,16 @@ def lint(squawk: str, files: Mapping[str, Prepared]) -> dict[str, list[Finding]]
 
 
 def assumed_in_transaction(migration: Prepared) -> bool:
-    """Tell whether squawk is to suppose a transaction around a file; where the file brings its own, it sees that."""
+    """Return whether squawk should assume a transaction around a file. It sees the file's own BEGIN by itself."""
     advice = migration.advice
     return advice.transactional and not (advice.wrapped or advice.merged)
 
 
 def read(answer: Mapping[str, Any], shown: str, migration: Prepared) -> Finding | None:
-    """Return one of squawk's violations as a finding; None if it does not hold here.
+    """Return one of squawk's violations as a finding; None if it does not apply here.
 
     squawk counts lines from 0, and columns in bytes from 0, a byte-order mark included. Raises LookupError,
-    TypeError or ValueError for what is no violation.
+    TypeError or ValueError if it is not a violation.
     """
     rule, message = str(answer["rule_name"]), str(answer["message"])
     ours = _UNKNOWN.get(message) if rule == "unused-ignore" else None
@@ -112,7 +112,7 @@ def read(answer: Mapping[str, Any], shown: str, migration: Prepared) -> Finding 
     lines = migration.text.split("\n")
     before = lines[line].encode()[: max(0, byte - (_mark(migration) if line == 0 else 0))]
     column = len(before.decode(errors="ignore")) + 1
-    # Whoever says that no replica of the release before needs it any more says so of the linter's rules for that, too.
+    # A comment that excepts our rule about the previous release also excepts the linter's rules about that.
     if rule in AFTER_THE_ROLLOUT and contraction.RULE in ignoring.ignored_at(
         migration.text, migration.advice.statements, line + 1, column
     ):
@@ -121,7 +121,7 @@ def read(answer: Mapping[str, Any], shown: str, migration: Prepared) -> Finding 
 
 
 def holds(rule: str, migration: Prepared) -> bool:
-    """Tell whether a rule of squawk's makes sense for a migration as this program runs it."""
+    """Return whether a rule of squawk makes sense for the way this program runs a migration."""
     if rule == _RERUN:
         return not migration.advice.transactional and len(migration.advice.statements) > 1
     if rule == _SYNTAX:
@@ -132,7 +132,7 @@ def holds(rule: str, migration: Prepared) -> bool:
 
 
 def _mark(migration: Prepared) -> int:
-    """Return the length of the file's byte-order mark, which is not in its text."""
+    """Return the length of the byte-order mark, which is not part of the text."""
     with open(migration.file.path, "rb") as file:
         return len(BYTE_ORDER_MARK) if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
 
@@ -142,7 +142,7 @@ def _ask(squawk: str, option: str, paths: Sequence[str]) -> list[dict[str, Any]]
         return []
     command = [squawk, "--reporter", "json", "--no-error-on-unmatched-pattern", option, "--", *map(_literally, paths)]
     try:
-        # Without GITHUB_ACTIONS, which makes some versions write more than JSON, and without the database's address.
+        # Without GITHUB_ACTIONS, which makes some versions print more than JSON, and without the database address.
         environ = {"PATH": os.environ.get("PATH", os.defpath)}
         code, output, errors = child.run(command, environ, _PATIENCE, slow=lambda: _tell_slow(squawk))
     except subprocess.TimeoutExpired as error:
@@ -166,7 +166,7 @@ def _tell_slow(squawk: str) -> None:
 
 
 def _end_of(code: int) -> str:
-    """Return how a linter ended that has neither answered nor complained."""
+    """Return how a linter ended that printed neither findings nor an error."""
     if code < 0:
         return f"it was killed by {Signals(-code).name}"
     return f"its output is not squawk's JSON, and it exited with code {code}"

@@ -1,7 +1,7 @@
-"""What `check` found, for programs that keep track of findings: SARIF (GitHub, IDEs) and Code Quality (GitLab).
+"""The findings of `check` for programs that track them: SARIF (GitHub, IDEs) and Code Quality (GitLab).
 
-Both compare with an earlier report, so each finding has a fingerprint that stays the same when lines move. Notes are
-nothing to mend, and would stay open for ever: in SARIF they are notifications of the run, in Code Quality they are not.
+Both compare with an earlier report, so each finding has a fingerprint that does not change when lines move. Notes need
+no correction and would stay open forever: in SARIF they are notifications of the run, and Code Quality omits them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _HELP = "docs/commands/check.md of pg-entrypoint explains what is checked."
 
 
 def as_sarif(report: Report) -> str:
-    """Return a report as SARIF 2.1.0, with what GitHub's code scanning asks for."""
+    """Return a report as SARIF 2.1.0, with what GitHub's code scanning requires."""
     counted = [finding for finding in report.findings if finding.level != "note" and finding.file is not None]
     rules = {finding.rule: finding for finding in reversed(counted)}
     names = list(rules)
@@ -66,7 +66,7 @@ def as_sarif(report: Report) -> str:
 
 
 def failure_as_sarif(error: EntrypointError) -> str:
-    """Return a report that has no results, as the check could not be made, and says why."""
+    """Return a report without results for a check that failed, with the reason."""
     told = {
         "descriptor": {"id": error.event},
         "level": "error",
@@ -94,7 +94,7 @@ def as_codequality(report: Report) -> str:
             "check_name": finding.rule,
             "fingerprint": fingerprint,
             "severity": _SEVERITIES[finding.level],
-            # What is about no file (MIGRATION_COMMAND) has to have a place all the same.
+            # A finding that is not about a file (MIGRATION_COMMAND) must have a position, too.
             "location": {"path": writable(finding.file or "."), "lines": {"begin": finding.line or 1}},
         }
         for finding, fingerprint in _with_fingerprints(counted)
@@ -103,7 +103,7 @@ def as_codequality(report: Report) -> str:
 
 
 def _rule(finding: Finding) -> dict[str, Any]:
-    """Return what there is to say about the rule of a finding."""
+    """Describe the rule of a finding."""
     way = way_out(finding, finding.rule)
     return {
         "id": finding.rule,
@@ -122,7 +122,7 @@ def _locations(finding: Finding) -> dict[str, Any]:
     if finding.file is None:
         return {}
     path = Path(finding.file)
-    # An absolute path is none of the repository's.
+    # An absolute path is outside the repository.
     artifact = (
         {"uri": path.as_uri()}
         if path.is_absolute()
@@ -136,9 +136,9 @@ def _locations(finding: Finding) -> dict[str, Any]:
 
 
 def _with_fingerprints(findings: Iterable[Finding]) -> Iterator[tuple[Finding, str]]:
-    """Yield each finding with what tells it from others: its file, its rule, and the line as it reads.
+    """Yield each finding with its fingerprint: of its file, its rule, and the text of the line.
 
-    The line's number is not in it. Of several that are alike in all this, each has its turn in it.
+    The line's number is not part of it. Findings with the same values are numbered.
     """
     seen: Counter[tuple[str, ...]] = Counter()
     texts: dict[str, list[str]] = {}
@@ -146,7 +146,7 @@ def _with_fingerprints(findings: Iterable[Finding]) -> Iterator[tuple[Finding, s
         name = finding.file or ""
         if name not in texts:
             texts[name] = _lines_of(name)
-        # Where there is no line, only the message tells one from another.
+        # Without a line, only the message distinguishes findings.
         said = finding.message if finding.line is None else "".join(texts[name][finding.line - 1 : finding.line])
         known = (name, finding.rule, " ".join(said.split()))
         seen[known] += 1
@@ -157,7 +157,7 @@ def _with_fingerprints(findings: Iterable[Finding]) -> Iterator[tuple[Finding, s
 def _lines_of(name: str) -> list[str]:
     path = Path(name)
     try:
-        # A finding may be that it is none: a named pipe would be waited for.
+        # It may not be a regular file: reading a named pipe would block.
         return path.read_bytes().decode(errors="replace").split("\n") if path.is_file() else []
     except OSError:
         return []

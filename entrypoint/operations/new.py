@@ -1,4 +1,4 @@
-"""`new`: write the next migration's file, and with it the one that takes it back."""
+"""`new`: create the next migration file, and optionally its down migration."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 # NAME_MAX on every Linux file system, in bytes; file names are ASCII here.
 _LONGEST_NAME = 255
 _FEWEST_DIGITS = 3
-# As most tools that have timestamps write them.
+# The format that most tools with timestamps use.
 _USUAL_DIGITS = 14
 
-# Three lines, and no example: what is forgotten in them would run. No date: version control knows when it was written,
-# and the ledger when it was applied.
+# Three lines, and no example, because a forgotten example would run. No date: version control knows when it was
+# written, and the ledger when it was applied.
 _TEMPLATE = f"""\
 -- Migration {{number}}: {{title}}
 -- Explain why here; the SQL shows what. The file is one transaction; do not write BEGIN and COMMIT.
@@ -50,11 +50,11 @@ _AFTER_TEMPLATE = f"""\
 
 
 def new(directory: str, title: str, *, rollback: bool, timestamp: bool = False, after: bool = False) -> list[str]:
-    """Write the files for a migration called `title` into `directory`, which is made if need be.
+    """Write the files for a migration called `title` into `directory`, which is created if necessary.
 
-    `timestamp`: its number is the time, whatever the other files have. `after`: it is to run after the rollout. Returns
-    their paths. Either all are written or none is, and none is overwritten. Raises
-    UsageError for a title that makes no file name, ConfigurationError if the directory cannot be written to.
+    `timestamp`: its number is the time, whatever the other files have. `after`: it runs after the rollout. Returns the
+    paths. Writes all files or none, and never overwrites one. Raises UsageError for a title that no file name can be
+    made from, and ConfigurationError if the directory cannot be written to.
     """
     if not _is_text(title):
         raise UsageError(
@@ -67,7 +67,7 @@ def new(directory: str, title: str, *, rollback: bool, timestamp: bool = False, 
             remedy='Say what the migration does: entrypoint new "Add users table"',
         )
     title = " ".join(_printable(title).split())
-    # Whoever types a file's name means what is between the number and the ending.
+    # If the user types a file name, only the part between the number and the suffix counts.
     title = re.sub(r"^\d+_(?=.)|(?<=.)\.sql$", "", title)
     words = slug(plain(title))
     if not words:
@@ -100,13 +100,13 @@ def new(directory: str, title: str, *, rollback: bool, timestamp: bool = False, 
 
 @contextlib.contextmanager
 def _alone_in(directory: str) -> Iterator[None]:
-    """Keep others who do the same out of `directory`, so that no two of them take one number."""
+    """Lock `directory` against other processes that do the same, so that no two use the same number."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise _cannot_write(directory, error) from error
     try:
-        # Some network file systems cannot; then two at the same moment are what they were.
+        # Some network file systems have no locks; two processes at the same moment may then use the same number.
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -115,11 +115,11 @@ def _alone_in(directory: str) -> Iterator[None]:
 
 
 def next_number(names: Sequence[str], now: datetime, *, timestamp: bool = False) -> str:
-    """Return a number above the highest among file `names`.
+    """Return a number above the highest among the file `names`.
 
-    It is the time `now`, in UTC, if a `timestamp` is asked for or if the highest number is one; else the next number.
-    Badly named files count as well: their names will be corrected, and their numbers are taken. Raises UsageError
-    if there is no higher number.
+    It is the time `now`, in UTC, if `timestamp` is set or the highest number is a timestamp; else the next number.
+    Badly named files count as well: their names will be corrected, and their numbers are taken. Raises UsageError if
+    there is no higher number.
     """
     highest, width = 0, _FEWEST_DIGITS
     for name in filter(is_sql, names):
@@ -137,7 +137,7 @@ def next_number(names: Sequence[str], now: datetime, *, timestamp: bool = False)
 
 
 def _time(now: datetime, digits: int) -> int:
-    """Return a time in the form in which it has so many digits; 0 if it has none."""
+    """Return a time as a timestamp with this many digits; 0 if there is no such format."""
     seconds = int(now.timestamp())
     milliseconds = now.microsecond // 1000
     return {
@@ -151,27 +151,27 @@ def _time(now: datetime, digits: int) -> int:
 
 
 def plain(title: str) -> str:
-    """Return `title` without accents and ligatures: é is e, ß is ss. What has no letter of ASCII in it stays."""
+    """Return `title` without accents and ligatures: é becomes e, ß becomes ss. Other letters stay as they are."""
     decomposed = unicodedata.normalize("NFKD", title.replace("ß", "ss"))
     return "".join(character for character in decomposed if not unicodedata.combining(character))
 
 
 def _is_text(title: str) -> bool:
-    """Tell whether an argument could be decoded: Python keeps bytes that are no UTF-8 as lone surrogates."""
+    """Return whether an argument is valid UTF-8: Python keeps other bytes as lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in title)
 
 
 def _printable(title: str) -> str:
-    """Return `title` as it can be written into a comment: no line ends, no control characters."""
+    """Return `title` without line endings and control characters, to be written in a comment."""
     return "".join(character if character.isprintable() else " " for character in title)
 
 
 def _write(files: dict[str, str]) -> None:
-    """Create all `files` (text by path) or none of them."""
+    """Create all `files` (text by path), or none."""
     written = []
     try:
         for path, text in files.items():
-            # "x": it must not exist, whoever created it a moment ago.
+            # "x": fail if the file exists, even if it was created just now.
             with open(path, "x", encoding="utf-8", newline="\n") as file:
                 written.append(path)
                 file.write(text)

@@ -1,9 +1,9 @@
-"""A progress bar for `migrate` on a terminal: how many files are done, and what the current one is at.
+"""A progress bar for `migrate` on a terminal: how many files are done, and what the current one is doing.
 
-It stands below the log, whose lines go through above it, and is gone at the end, however that comes about. The
-cursor is never hidden: then nothing has to bring it back, not even after a SIGKILL.
+It stays below the lines of the log, and is erased at the end, whatever happens. The cursor is never hidden, so it need
+not be restored, not even after SIGKILL.
 
-rich is imported only when a bar is really shown.
+rich is imported only if a bar is shown.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def progress_bar(board: Board) -> Iterator[None]:
     from rich.live import Live
 
     class Terminal(Console):
-        """One whose cursor stays visible."""
+        """A console that never hides the cursor."""
 
         def show_cursor(self, show: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002 - as rich has it
             return False
@@ -62,7 +62,7 @@ def progress_bar(board: Board) -> Iterator[None]:
 
 
 class _Above(io.TextIOBase):
-    """Where the log's lines go meanwhile: through rich, which draws the bar again below them."""
+    """The log's output while the bar is shown: rich prints each line, and draws the bar again below it."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -70,21 +70,21 @@ class _Above(io.TextIOBase):
     def write(self, text: str) -> int:
         from rich.text import Text
 
-        # Neither wrapped nor cut: what is copied from the terminal is the line as it was written.
-        # rich 15 keeps the line's end, and prints its own.
+        # Neither wrap nor cut lines, so that they can be copied from the terminal.
+        # rich 15 keeps the newline, and prints its own as well.
         self._console.print(Text.from_ansi(text.removesuffix("\n")), soft_wrap=True)
         return len(text)
 
 
 def _picture(board: Board, now: float, began: float) -> RenderableType:
-    """Return the bar, and the line below it."""
+    """Return the bar and the line below it."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
     row = Table.grid(padding=(0, 1))
-    if not board.pending:  # Only another tool has something to do, and how much that is it does not say.
+    if not board.pending:  # Only another tool has something to do, and it does not say how much.
         return Text(f"{_clock(now - began)} {describe(board, now)}", no_wrap=True, overflow="ellipsis")
     row.add_row(
         Text(f"{board.done} of {count(board.pending, 'migration')}"),
@@ -95,7 +95,7 @@ def _picture(board: Board, now: float, began: float) -> RenderableType:
 
 
 def describe(board: Board, now: float) -> str:
-    """Return what is going on at the moment `now` (of `time.monotonic`), in one line."""
+    """Return the current activity in one line. `now` is a time from `time.monotonic`."""
     if board.waiting_for:
         return f"waiting for the migration lock: {visible(board.waiting_for)}"
     activity, seen = board.activity, board.seen

@@ -1,4 +1,4 @@
-"""`migrate --rehearse`: try all that is pending on the real database, and roll it back."""
+"""`migrate --rehearse`: run everything pending on the real database, and roll it back."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from entrypoint.settings import Settings
 
 INCOMPLETE = 10
-"""Nothing has failed, and something is left: as `status --exit-code` tells what is pending."""
+"""Nothing has failed, but not everything was rehearsed. `status --exit-code` uses this code for pending."""
 
-# What others have to wait with while such a lock is held: PostgreSQL's documentation, "Table-Level Locks".
+# What each lock blocks: PostgreSQL's documentation, "Table-Level Locks".
 _BLOCKS = {
     "RowShareLock": "blocks nothing but other schema changes",
     "RowExclusiveLock": "blocks nothing but other schema changes",
@@ -38,9 +38,9 @@ _BLOCKS = {
 def print_rehearsal(
     settings: Settings, write: Callable[[str], object], *, up_to: int | None, after: bool = False, json: bool = False
 ) -> int:
-    """Rehearse, print a report for a person, and return the exit code: `INCOMPLETE` if not all could be rehearsed.
+    """Rehearse, print a report, and return the exit code: `INCOMPLETE` if not everything could be rehearsed.
 
-    `json`: for a program instead, also if it fails. Raises EntrypointError for what a start would fail with.
+    `json`: print JSON instead, even on failure. Raises the EntrypointError with which a start would fail.
     """
     rehearsed: list[Rehearsed] = []
     try:
@@ -71,7 +71,7 @@ def print_rehearsal(
 
 
 def _rehearse(settings: Settings, rehearsed: list[Rehearsed], up_to: int | None, *, after: bool) -> Rehearsal | None:
-    """Rehearse; return None if nothing is pending. What went well is put into `rehearsed`. Raises EntrypointError."""
+    """Rehearse; return None if nothing is pending. Adds what succeeded to `rehearsed`. Raises EntrypointError."""
     survey = survey_database(settings, up_to=up_to, after=after)
     if survey.verdict is not None and survey.verdict.pending:
         logs.event(
@@ -93,7 +93,7 @@ def _rehearse(settings: Settings, rehearsed: list[Rehearsed], up_to: int | None,
 
 
 def as_json(result: Rehearsal | None, rehearsed: list[Rehearsed], error: EntrypointError | None = None) -> str:
-    """Return the report for a program. Without a result, nothing was pending, or it ended with an `error`."""
+    """Return the report for a program. Without a result, nothing was pending, or there is an `error`."""
     left = () if result is None else result.left
     answer = {
         "complete": error is None and not left,

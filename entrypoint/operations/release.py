@@ -1,4 +1,4 @@
-"""What `check` says about a release that is rolled out while the one before still runs, and about repeatable files."""
+"""Warnings of `check` about a rollout during which the previous release still runs, and about repeatable files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _REFRESH = "refresh"
 
 
 def contracting(prepared: Prepared, shown: str, *, linted: bool) -> Iterator[Finding]:
-    """Yield what takes away what replicas of the release before still use, and does not say that it runs after them.
+    """Yield statements that remove what the previous release still uses, in a file that does not run after the rollout.
 
-    Not of a file that another tool had first: it was applied long ago. `linted`: whether the linter was asked. Then it
-    is left to say what it has a rule for, as a project may have told it not to.
+    Skips imported files, which were applied long ago. `linted`: whether the linter was run. Then its own rules are
+    left to it, because a project may have turned them off.
     """
     directives = prepared.advice.directives
     if directives.rollout.after or directives.origin is not None:
@@ -33,19 +33,19 @@ def contracting(prepared: Prepared, shown: str, *, linted: bool) -> Iterator[Fin
 
 
 def with_recipe(finding: Finding) -> Finding:
-    """Return what the linter says with what to do instead, if it says nothing of that itself."""
+    """Return a finding of the linter with what to do instead, if it does not say that itself."""
     recipe = next((kind.recipe for kind in contraction.KINDS if finding.rule in kind.rules), None)
     return finding._replace(remedy=finding.remedy or recipe)
 
 
 def repeating(prepared: Prepared, shown: str) -> Iterator[Finding]:
-    """Yield what of a repeatable file cannot be repeated."""
+    """Yield the statements of a repeatable file that cannot be repeated."""
     for statement, message, remedy in repetition.unrepeatable(prepared.text, prepared.advice.statements):
         yield _at(statement, prepared, repetition.RULE, message, shown, remedy)
 
 
 def about_refresh(prepared: Prepared, shown: str, directory: Directory) -> Iterator[Finding]:
-    """Yield which objects of repeatable files a migration drops without saying so: nobody would make them again."""
+    """Yield the objects of repeatable files that a migration drops without `refresh`: nothing would recreate them."""
     names, said = {file.name for file in directory.repeatables}, prepared.advice.directives.refresh
     for statement, name, if_there in contraction.dropped(prepared.text, prepared.advice.statements):
         if name in names and not if_there:

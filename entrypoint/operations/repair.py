@@ -1,4 +1,4 @@
-"""`repair`: make the ledger agree with the files again, where a person has decided that the files are right."""
+"""`repair`: make the ledger match the files again, after a person has decided that the files are right."""
 
 from __future__ import annotations
 
@@ -38,47 +38,47 @@ MISSING = "missing"
 AHEAD = "ahead"
 
 BY_DEFAULT = frozenset((CHECKSUMMED, FAILED))
-"""What is repaired unless something is chosen.
+"""What is repaired unless options are given.
 
-A file that is gone may only be missing here, in a wrong image or directory, and rows above the last file are a newer
-image's: only if chosen.
+The others need an option: a missing file may be missing only in this image or directory, and rows above the last file
+were written by a newer image.
 """
 
 
 class Fix(NamedTuple):
-    """One row that does not agree with the files."""
+    """One row that does not match the files."""
 
     kind: str
     row: LedgerRow
     words: str
-    """What is done about it, for a person."""
+    """What to do about it, for a person."""
     checksum: str | None = None
     """What to write instead; None to remove the row."""
 
 
 class Diagnosis(NamedTuple):
-    """All that could be repaired, and what is only worth knowing."""
+    """Everything that could be repaired, and remarks."""
 
     fixes: tuple[Fix, ...]
     remarks: tuple[str, ...]
 
 
 class Repair(NamedTuple):
-    """What is to be done. The connection is closed while somebody thinks about it."""
+    """What to do. The connection is closed while somebody decides."""
 
     settings: Settings
     survey: Survey
     fixes: tuple[Fix, ...]
     left: tuple[str, ...]
-    """What is not as it should be and is left alone, in words."""
+    """Differences that are left alone, in words."""
     unknown: tuple[str, ...] = ()
-    """Failed migrations above this image's last file, by their files' names."""
+    """The file names of failed migrations above this image's last file."""
     missing: int = 0
-    """How many rows are left alone as nobody has chosen to forget those whose file is gone."""
+    """How many rows whose file is gone are left alone, without --missing."""
 
 
 def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagnosis:
-    """Return every row that does not agree with `files`, and what would make it agree."""
+    """Return each row that does not match `files`, and what would make it match."""
     by_number = {file.number: file for file in files}
     latest = max(by_number, default=-1)
     fixes, remarks = [], []
@@ -97,7 +97,7 @@ def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagn
             elif file is None or stopped is None:
                 fixes.append(Fix(FAILED, row, f"remove the failed row{then}"))
             else:
-                # Without the row it would begin again, with what is committed already.
+                # Without the row it would start from the beginning, and run again what is already committed.
                 words = f"have the next start continue at line {stopped.line}; what comes before it is committed"
                 fixes.append(Fix(FAILED, row, words, REPAIRED))
         elif file is None:
@@ -114,7 +114,7 @@ def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagn
 
 
 def _of_batches(file: MigrationFile, row: LedgerRow, walk: Walk) -> Fix:
-    """Return what is done about a file that failed in the middle of its batches."""
+    """Return the repair of a file that failed in the middle of its batches."""
     if file.matches(walk.checksum) or _has_statement(file, walk.statement):
         words = f"have the next start continue its batches: {walk.words()}"
         return Fix(FAILED, row, words, REPAIRED)
@@ -123,7 +123,7 @@ def _of_batches(file: MigrationFile, row: LedgerRow, walk: Walk) -> Fix:
 
 
 def _has_statement(file: MigrationFile, digest: str | None) -> bool:
-    """Tell whether a file still is the statement of this digest, below other directives."""
+    """Return whether a file still has the statement with this digest, whatever its directives."""
     if digest is None:
         return False
     prepared, _ = examine(file, escapes=False, in_doubt_only=True)
@@ -133,13 +133,13 @@ def _has_statement(file: MigrationFile, digest: str | None) -> bool:
 
 
 def plan(settings: Settings, kinds: Collection[str]) -> Repair:
-    """Compare files and ledger. Changes nothing. Raises EntrypointError."""
+    """Compare the files with the ledger. Changes nothing. Raises EntrypointError."""
     survey = survey_database(settings)
     with closing(survey.session):
         if not settings.migrations_dir:
             return Repair(settings, survey, (), ())
         if not survey.directory.files:
-            # A wrong MIGRATIONS_DIR is likelier than a project that has deleted all its migrations.
+            # A wrong MIGRATIONS_DIR is more likely than a project that has deleted all its migrations.
             raise ConfigurationError(
                 f"There are no migrations in {settings.migrations_dir!r} to compare the migration history with",
                 remedy="Set MIGRATIONS_DIR to the image's migrations directory.",
@@ -157,7 +157,7 @@ def plan(settings: Settings, kinds: Collection[str]) -> Repair:
 
 
 def refuse_unknown(repair: Repair) -> None:
-    """Raise NotRepairedError if what has failed is not this image's: whoever goes on believes that it is mended."""
+    """Raise NotRepairedError if what failed is not in this image: the user would think that it is repaired."""
     if repair.unknown and not repair.fixes:
         failed = ", ".join(map(visible, repair.unknown))
         raise NotRepairedError(
@@ -170,9 +170,9 @@ def refuse_unknown(repair: Repair) -> None:
 
 
 def describe(repair: Repair) -> str:
-    """Return what would be done, or that nothing would, as a text for a person."""
+    """Describe what would be done, for a person."""
     if repair.fixes:
-        lines = [f"{count(len(repair.fixes), 'row', 'rows')} of the migration history to repair:"]
+        lines = [f"Will repair {count(len(repair.fixes), 'row')} of the migration history:"]
         lines += [f"  {fix.row.filename}  ({fix.words})" for fix in repair.fixes]
     else:
         lines = ["Nothing to repair."]
@@ -187,7 +187,7 @@ def describe(repair: Repair) -> str:
 
 
 def carry_out(repair: Repair) -> str:
-    """Do it, all in one transaction; return what there is to say about it. Raises EntrypointError."""
+    """Do it, all in one transaction, and return a report. Raises EntrypointError."""
     survey, fixes = repair.survey, repair.fixes
     statements = [_statement(survey.place, fix) for fix in fixes]
     amendment = Amendment(survey.rows, statements, _sign(survey.place, fixes))
@@ -219,7 +219,7 @@ def _statement(place: Place, fix: Fix) -> str:
 
 
 def _sign(place: Place, fixes: Sequence[Fix]) -> str:
-    """Return the query that has a row if the repair is in."""
+    """Return a query that returns a row if the repair is committed."""
     undone = " OR ".join(
         f"(migration_number = {fix.row.number}"
         + (")" if fix.checksum is None else f" AND checksum IS DISTINCT FROM {literal(fix.checksum)})")

@@ -1,4 +1,4 @@
-"""What `status` has to say about the files in repeatable/: what is in force of each, and what has failed."""
+"""What `status` shows of the files in repeatable/: which version is in force, and what has failed."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 
 class Repetition(NamedTuple):
-    """One repeatable file as the database and the files know it."""
+    """A repeatable file, as the database and the files know it."""
 
     name: str
     state: str
-    """applied, pending, failed, superseded, missing; `ahead` if an image with a higher number has been here."""
+    """applied, pending, failed, superseded, missing; `ahead` if an image with a higher number has run."""
     applied_at: str | None
-    """When the text was applied that is in force now, whichever that is."""
+    """When the version now in force was applied."""
     application_version: str | None
     failed_at: str | None = None
     error: str | None = None
 
     @property
     def shown(self) -> str:
-        """The file as messages name it."""
+        """The file's name in messages."""
         return f"repeatable/{self.name}.sql"
 
     def documented(self) -> dict[str, object]:
-        """Return it as the status API has it."""
+        """Return it in the form of the status API."""
         return {
             "name": self.name,
             "state": self.state,
@@ -49,7 +49,7 @@ class Repetition(NamedTuple):
 def read_repetitions(
     session: Session, place: Place, directory: Directory, settings: Settings
 ) -> tuple[Repetition, ...]:
-    """Return the state of each repeatable file; nothing where there are none. Raises EntrypointError."""
+    """Return the state of each repeatable file. Raises EntrypointError."""
     if not directory.repeatables:
         return ()
     return repetitions(directory, read_known(session, place, settings.schema, settings.role))

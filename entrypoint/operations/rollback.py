@@ -1,4 +1,4 @@
-"""`rollback`: take migrations back with their down migrations, newest first."""
+"""`rollback`: undo migrations with their down migrations, newest first."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 
 class Rollback(NamedTuple):
-    """What is to be reversed. The connection is closed while somebody thinks about it."""
+    """What to reverse. The connection is closed while somebody decides."""
 
     settings: Settings
     survey: Survey
     down_to: int
     steps: tuple[Step, ...]
     elsewhere: str
-    """What another tool's history still says of them, as a sentence; empty if nothing."""
+    """What another tool's history still says about them, as a sentence; else empty."""
 
 
 def plan(settings: Settings, down_to: int) -> Rollback:
-    """Look what is above `down_to`, and check the down migrations. Changes nothing. Raises EntrypointError."""
+    """Find the migrations above `down_to`, and check their down migrations. Changes nothing. Raises EntrypointError."""
     survey = survey_database(settings)
     with closing(survey.session):
         tell_differences(survey.directory, survey.plan)
@@ -54,10 +54,10 @@ def plan(settings: Settings, down_to: int) -> Rollback:
 
 
 def describe(rollback: Rollback) -> str:
-    """Return what would be reversed, as a text for a person; empty if there is nothing."""
+    """Describe what would be reversed, for a person; empty if there is nothing."""
     if not rollback.steps:
         return ""
-    lines = [f"{count(len(rollback.steps), 'migration is', 'migrations are')} to be reversed, newest first:"]
+    lines = [f"Will reverse {count(len(rollback.steps), 'migration')}, newest first:"]
     for step in rollback.steps:
         if not step.reverse.file.path:
             how = "failed, so there is nothing to reverse; its row is removed"
@@ -72,7 +72,7 @@ def describe(rollback: Rollback) -> str:
 
 
 def carry_out(rollback: Rollback) -> str:
-    """Reverse it all; return what there is to say about it afterwards. Raises EntrypointError."""
+    """Reverse all of it, and return a report. Raises EntrypointError."""
     done: list[Applied] = []
     survey = rollback.survey
     try:
@@ -95,15 +95,15 @@ def carry_out(rollback: Rollback) -> str:
 
 
 def nothing(rollback: Rollback) -> str:
-    """Return what there is to say if there is nothing to reverse."""
+    """Return the report if there is nothing to reverse."""
     return f"Nothing to reverse: the schema is at version {rollback.survey.plan.current or 0}.\n"
 
 
 def _in_another_history(settings: Settings, survey: Survey, steps: Sequence[Step]) -> str:
-    """Return that a start which adopts another tool's history would record as completed what is to be reversed.
+    """Return a warning if a start that adopts another tool's history would record the reversed migrations as completed.
 
-    It would not run them, as that table has them still. Raises ConfigurationError if MIGRATION_ADOPT is set here, and
-    so in all likelihood where the application starts.
+    It would not run them, because that table still has them. Raises ConfigurationError if MIGRATION_ADOPT is set here,
+    and so, probably, where the application starts.
     """
     adopt = settings.adopt or (_known(settings, survey) if steps else None)
     if adopt is None or not steps:
@@ -113,7 +113,7 @@ def _in_another_history(settings: Settings, survey: Survey, steps: Sequence[Step
     try:
         adoption = adopter.look(survey.session, [row for row in survey.rows if row.number not in numbers])
     except (HistoryRefusedError, MigrationFilesError):
-        return ""  # A start would be refused for it, too.
+        return ""  # A start would be refused for that reason.
     names = [visible(file.name) for file in adoption.files if file.number in numbers] if adoption else []
     if not adoption or not names:
         return ""
@@ -131,7 +131,7 @@ def _in_another_history(settings: Settings, survey: Survey, steps: Sequence[Step
 
 
 def _known(settings: Settings, survey: Survey) -> Adopt | None:
-    """Return whose history there is; it is only for a note, so no answer is none."""
+    """Return which tool has its history here. It is only for a note, so a failure counts as none."""
     found = other_history(survey.session, settings.role)
     if found is None or not found[1].readable or not found[1].trusted or found[1].filtered:
         return None
@@ -146,8 +146,8 @@ def _version(rollback: Rollback, done: int) -> int:
 
 
 def _check_target(survey: Survey, down_to: int) -> None:
-    """Raise UsageError unless the target is 0, or the number of a file or of a row."""
+    """Raise UsageError unless the target is 0, or the number of a file or a row."""
     known = {file.number for file in survey.directory.files} | {row.number for row in survey.rows}
     if down_to and down_to not in known:
-        span = f"they go from {min(known)} to {max(known)}" if known else "there are none"
+        span = f"the numbers go from {min(known)} to {max(known)}" if known else "there are none"
         raise UsageError(f"There is no migration number {down_to}: {span}", remedy="entrypoint rollback --to N")

@@ -1,4 +1,4 @@
-"""How somebody says that what `check` warns of is meant that way: by comments, which are the linter's own."""
+"""Comments that silence warnings of `check` about what is intended. They are those of the linter."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.prepare import Prepared
     from entrypoint.operations.findings import Finding
 
-# The program's own warnings about what is in files. The linter does not know them, so comments are looked for here.
+# The program's own warnings about files. The linter does not know them, so this module reads the comments.
 OWN_WARNINGS = frozenset({
     contraction.RULE, repetition.RULE, REQUIRES,
     "commit-in-block", "idle-commit", "out-of-order", "refresh", "repack-concurrently",
 })  # fmt: skip
-# Its errors. A comment that names one is told that it changes nothing.
+# Its errors. A comment that names one gets a warning that it has no effect.
 OWN_ERRORS = frozenset({
     "changed", "command", "content", "encoding", "floor", "name", "number", "number-taken", "order", "origin",
     "repeatable", "replaces", "rollback", "syntax", "unreadable",
@@ -23,7 +23,7 @@ OWN_ERRORS = frozenset({
 
 
 def way_out(finding: Finding, rule: str) -> str:
-    """Return how somebody says that it is meant that way; empty if nobody can. `rule`: how the rule is written."""
+    """Return how to silence a finding; empty if it cannot be silenced. `rule`: the rule as it is written there."""
     if finding.level != "warning" or finding.file is None:
         return ""
     if finding.line is None:
@@ -32,7 +32,7 @@ def way_out(finding: Finding, rule: str) -> str:
 
 
 def is_excepted(finding: Finding, prepared: Prepared | None) -> bool:
-    """Tell whether a comment in the file excepts what one of our warnings is about."""
+    """Return whether a comment in the file silences one of our warnings."""
     if prepared is None or finding.level != "warning" or finding.rule not in OWN_WARNINGS:
         return False
     ignored = ignoring.ignored_at(prepared.text, prepared.advice.statements, finding.line, finding.column)

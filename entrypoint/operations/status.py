@@ -1,4 +1,4 @@
-"""`status`: the documented answer about files and database, for programs as JSON; `status_table` is for a person."""
+"""`status`: the documented answer about files and database, as JSON for programs; `status_table` is for people."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ if TYPE_CHECKING:
 
 _PATIENCE = 5.0
 _QUICK = 2.0
-# A table or a column that is not there any more.
+# A table or column that no longer exists.
 _GONE = (UNDEFINED_TABLE, UNDEFINED_COLUMN)
-# Exit codes, for scripts that ask for them.
+# Exit codes for scripts (--exit-code).
 PENDING = 10
 FAILED = 11
 DIFFERS = 12
-# The states of a line that is applied, as the files have it or not; and of one that a start would run.
+# The states of an applied migration, and of one that a start would run.
 APPLIED = ("applied", "changed", "missing", "ahead")
 _TO_RUN = ("pending", "failed", "running")
 
 
 class Line(NamedTuple):
-    """One migration as the database and the files know it."""
+    """One migration, as the database and the files know it."""
 
     number: int
     filename: str
@@ -70,7 +70,7 @@ class Line(NamedTuple):
     application_version: str | None
     error: str | None
     walk: Walk | None = None
-    """How far it has come, if it runs in batches and is not through."""
+    """Its progress, if it runs in batches and is not finished."""
 
 
 class Listing(NamedTuple):
@@ -81,7 +81,7 @@ class Listing(NamedTuple):
 
 
 class Status(NamedTuple):
-    """Everything that `status` has to say."""
+    """Everything that `status` shows."""
 
     name: StatusName
     current: int
@@ -92,36 +92,36 @@ class Status(NamedTuple):
     last: Line | None
     lock: LockRow | None
     guarded: bool | None
-    """Whether the lock's guard is alive: the row alone does not tell. None on a standby, where nobody can know."""
+    """Whether the lock's guard is alive, which the row alone does not tell. None on a standby, where it is unknown."""
     strangers: tuple[KeyHolder, ...] = ()
-    """Who holds one of the lock's keys and is no holder of ours: nobody can migrate meanwhile."""
+    """Sessions of other programs that hold one of the lock's keys, so that nobody can migrate."""
     untrusted: str | None = None
-    """Why a start would not rely on this ledger, if it would not."""
+    """Why a start would refuse this ledger, or None."""
     refused: str | None = None
-    """Why a start would not run what is pending, though nothing of it has failed, if it would not."""
+    """Why a start would refuse to run what is pending, although nothing has failed, or None."""
     command: CommandStatus | None = None
-    """Another migration tool that runs under the lock, if one is set."""
+    """The other migration tool that runs under the lock, if one is set."""
     unadopted: str | None = None
-    """Which other tool has migrated this database, where nothing of ours is and nothing says what to do about it."""
+    """Which other tool has migrated this database, if nothing is recorded here and nothing says what to do about it."""
     outstanding: int = 0
-    """How many migrations wait for the end of the rollout, failed ones included."""
+    """How many migrations wait for the rollout to end, including failed ones."""
     outstanding_since: str | None = None
-    """Since when nothing below the first of them is missing, as far as the ledger knows."""
+    """When the last migration before the first of them was applied, as far as the ledger knows."""
     below_floor: str | None = None
-    """Why these files are too old for the schema, if they are."""
+    """Why these files are too old for the schema, or None."""
     blocked: str | None = None
-    """Who has locked the row of `migration_lock`, as a clause, if somebody has and holds no migration lock."""
+    """Which session, not holding the migration lock, has locked the row of `migration_lock`; as a clause."""
     repeatables: tuple[Repetition, ...] = ()
-    """The files in repeatable/, and those that were applied and are gone."""
+    """The files in repeatable/, and applied ones whose file is gone."""
     where: Whereabouts = Whereabouts("", "", "", "")
     """Which database this is about."""
     chosen: Listing | None = None
-    """What is listed of all this; None for everything."""
+    """What to list; None for everything."""
     unread: bool = False
     """Whether the migration files have errors, so that this is only what the database has recorded."""
 
     def exit_code(self, *, strict: bool) -> int:
-        """Return the answer for `--exit-code`; if `strict`, a changed or missing file counts before what is pending."""
+        """Return the exit code for `--exit-code`. If `strict`, changed or missing files come before pending ones."""
         code = {"up_to_date": 0, "pending": PENDING, "error": FAILED}[self.name]
         return DIFFERS if strict and code != FAILED and (self.count("changed") or self.count("missing")) else code
 
@@ -130,17 +130,17 @@ class Status(NamedTuple):
         return sum(line.state == state for line in self.lines)
 
     def at_it(self, line: Line) -> bool:
-        """Tell whether the lock's holder is running this file right now, as far as its row says."""
+        """Return whether the lock's holder is running this file now, as far as its row says."""
         lock = self.lock
-        # On a standby nobody knows whether the holder is alive; the row is believed there.
+        # On a standby there is no way to see whether the holder is alive, so believe the row.
         live = self.guarded is not False or (lock is not None and lock.legacy)
         at = lock is not None and lock.held and lock.migration == line.filename
         return live and at and line.state in ("pending", "after", "failed", "running")
 
     def only(self, *, pending: bool, last: int | None) -> Status:
-        """Return the same with fewer migrations to list: what a start would run, the `last` applied ones, or both.
+        """Return the status with fewer migrations to list: what a start would run, the `last` applied ones, or both.
 
-        With neither, all. What is counted stays.
+        With neither, all. The counts do not change.
         """
         if not pending and last is None:
             return self
@@ -155,11 +155,11 @@ class Status(NamedTuple):
 
     @property
     def listing(self) -> Listing:
-        """What is to be listed."""
+        """What to list."""
         return self.chosen or Listing(self.lines, self.repeatables)
 
     def documented(self) -> dict[str, object]:
-        """Return the status API's answer: the first six keys are fixed, more may follow."""
+        """Return the answer of the status API. The first six keys are fixed; more may follow."""
         last = self.last
         return {
             "currentVersion": self.current,
@@ -199,7 +199,7 @@ class Status(NamedTuple):
 
 
 def read(settings: Settings) -> Status:
-    """Read files and database. Raises EntrypointError."""
+    """Read the files and the database. Raises EntrypointError."""
     survey = survey_database(settings)
     try:
         found, place = read_ledger(survey.session, survey.place, settings, Deadline(_PATIENCE))
@@ -212,7 +212,7 @@ def read(settings: Settings) -> Status:
         recorded = any(row.status == COMPLETED for row in found.rows)
         other = unadopted_hint(survey.session, settings, recorded=recorded)
         repetitions = read_repetitions(survey.session, place, survey.directory, settings)
-        # A row that somebody has locked does not keep us from reading, and everybody from migrating.
+        # A locked row can be read, but nobody can migrate.
         held = found.lock is not None and found.lock.held
         blocked = () if held or found.holders or not place.lock else who_locks(survey.session, place, TABLES[1:])
     finally:
@@ -228,7 +228,7 @@ def read(settings: Settings) -> Status:
 
 def read_recorded(settings: Settings) -> Status | None:
     """Return what the database alone knows, if the files have errors; None if it does not say."""
-    # The error is what matters: nobody is to wait for more than that.
+    # The error is what matters, so do not make the user wait.
     once = settings.connect._replace(attempts=1, timeout=min(_QUICK, settings.connect.timeout))
     quick = settings._replace(migrations_dir="", connect=once, lock=settings.lock._replace(timeout=0.0, hard=True))
     with suppress(EntrypointError):
@@ -240,7 +240,7 @@ def read_recorded(settings: Settings) -> Status | None:
 
 
 def with_repetitions(status: Status, repetitions: tuple[Repetition, ...]) -> Status:
-    """Return a status with what there is to say about repeatable files."""
+    """Return the status with the repeatable files."""
     states = {one.state for one in repetitions}
     name = status.name
     if name != "error" and HAS_FAILED in states:
@@ -251,14 +251,14 @@ def with_repetitions(status: Status, repetitions: tuple[Repetition, ...]) -> Sta
 
 
 def unadopted_hint(session: Session, settings: Settings, *, recorded: bool) -> str | None:
-    """Return whose history is here, as a clause, if nothing is `recorded` and nobody has said what is to be done."""
+    """Return which tool's history is here, as a clause, if nothing is `recorded` and it is not to be adopted."""
     if recorded or settings.adopt is not None or settings.command is not None:
         return None
     return unadopted(session, settings.role)
 
 
 def with_command(status: Status, command: CommandStatus | None) -> Status:
-    """Return a status with what there is to say about another migration tool."""
+    """Return the status with the other migration tool."""
     if command is None:
         return status
     name = status.name
@@ -268,10 +268,10 @@ def with_command(status: Status, command: CommandStatus | None) -> Status:
 
 
 def read_ledger(session: Session, place: Place | None, settings: Settings, deadline: Deadline) -> tuple[Reading, Place]:
-    """Read the bookkeeping at `place`, in one round trip; return where it is, too.
+    """Read the ledger and the lock at `place`, in one round trip; return their place, too.
 
-    It is searched for first if `place` is None, and again if it is not there any more. Where it is not the same any
-    more, or was not to be trusted, it is looked at again. Raises EntrypointError.
+    Searches for them first if `place` is None, or if they are no longer there. Checks the place again if it has
+    changed or was not trusted. Raises EntrypointError.
     """
     try:
         if place is not None and not place.intrusion:
@@ -294,7 +294,7 @@ def read_ledger(session: Session, place: Place | None, settings: Settings, deadl
 
 
 def _find(session: Session, place: Place | None, settings: Settings, deadline: Deadline) -> Place:
-    """Look for the ledger; a `place` where it was is looked at first, whatever the search_path says by now."""
+    """Find the ledger. Looks first at `place`, where it was, whatever the search_path is by now."""
     pinned = _pinned(place, settings)
     found = find(session, pinned, deadline, settings.role, settings.command)
     if found.founded or pinned == settings.schema:
@@ -307,7 +307,7 @@ def _pinned(place: Place | None, settings: Settings) -> str | None:
 
 
 def summarise(plan: Plan, found: Reading, place: Place, *, refuse_out_of_order: bool) -> Status:
-    """Put files and ledger, compared, together with the rows' details and what was seen of the lock."""
+    """Combine the comparison of files and ledger with the rows' details and the lock."""
     details = found.details
     strangers = tuple(one for one in found.holders if holder.is_strange(one, found.lock))
     changed = {file.number for file in plan.changed}
@@ -359,14 +359,14 @@ def summarise(plan: Plan, found: Reading, place: Place, *, refuse_out_of_order: 
 
 
 def _said_of(row: LedgerRow) -> str | None:
-    """Return what the row of an unfinished migration says; also that `repair` lets it go on."""
+    """Return the error of an unfinished migration, and whether `repair` lets it continue."""
     if row.status == HAS_FAILED and row.checksum == REPAIRED and row.error_message:
         return f"Repaired: the next start continues it. It had failed:\n{row.error_message}"
     return row.error_message
 
 
 def _since(plan: Plan, details: Mapping[int, Detail]) -> str | None:
-    """Return when the last migration before the first outstanding one was applied: since then, it could have been."""
+    """Return when the last migration before the first outstanding one was applied. Since then that one can run."""
     if not plan.outstanding:
         return None
     first = plan.outstanding[0].number
@@ -375,7 +375,7 @@ def _since(plan: Plan, details: Mapping[int, Detail]) -> str | None:
 
 
 def is_guarded(found: Reading) -> bool | None:
-    """Tell whether a holder of ours has the lock; None on a standby, where nobody can know."""
+    """Return whether one of our sessions holds the lock; None on a standby, where it is unknown."""
     if found.standby:
         return None
     return any(one.guards and one.exclusive and not holder.is_strange(one, found.lock) for one in found.holders)
@@ -384,7 +384,7 @@ def is_guarded(found: Reading) -> bool | None:
 def print_json(
     settings: Callable[[], Settings], write: Callable[[str], object], *, pending: bool = False, last: int | None = None
 ) -> Status:
-    """Print the answer as JSON. That there is none is an answer too; its EntrypointError is raised afterwards.
+    """Print the answer as JSON. If there is none, print that, and raise the EntrypointError afterwards.
 
     `pending` and `last` are as for `Status.only`.
     """

@@ -1,7 +1,7 @@
-"""`status` for a person: a table on a terminal, the same in plain lines for a pipe.
+"""`status` for people: a table on a terminal, or plain lines in a pipe.
 
-File names, versions and messages come from outside. They are shown as they are: nothing in them is markup, and what
-a terminal would obey is left out.
+File names, versions and messages come from outside. They are shown literally: nothing in them is markup, and control
+characters are removed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from entrypoint.operations.status import Line, Status
 
 _HEADER = ("number", "file", "state", "when", "took", "by version")
-# What a terminal can do without, in this order, before a name has to be broken: the number begins the file's name.
+# Columns to drop, in this order, before a name is wrapped. The file name begins with the number.
 _SPARE = ("took", "by version", "number", "when")
-# Padding, and the line of rich's box.
+# The padding and the line of rich's box.
 _BETWEEN = 3
-# For a pipe, every line is as long as it needs to be.
+# In a pipe, lines are never wrapped.
 _ENDLESS = 1_000_000
 _COLOURS = {
     "applied": "green",
@@ -51,7 +51,7 @@ _NO_START = "Starts refuse to use it (exit code 78). Connect as the owner, or se
 
 _TOO_OLD = "Starts with these files are refused (exit code 78). Deploy an image that has that file."
 
-# What to do about what is counted in the headline.
+# How to fix what the headline counts.
 _FIXES = {
     "failed": "correct the file and deploy it. If the cause was outside the file: entrypoint repair --failed",
     "changed": "restore the file as it was applied. To accept it as it is: entrypoint repair --checksums",
@@ -64,7 +64,7 @@ _ADOPT = "A start would run every file. To take that history over first: entrypo
 def as_text(status: Status, *, width: int | None, colours: bool) -> str:
     """Return the answer for a person.
 
-    `width`: the terminal's, in columns; None for a pipe, where every migration is one line, however long.
+    `width`: of the terminal, in columns; None for a pipe, where each migration is one line, however long.
     """
     output = StringIO()
     console = Console(
@@ -80,7 +80,7 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
     )
     listing = status.listing
     for text in _head(status):
-        console.print(Text(text), soft_wrap=width is None)  # Broken between words, where it is a person's.
+        console.print(Text(text), soft_wrap=width is None)  # On a terminal, wrap between words.
     console.print()
     if listing.lines or not (status.command or status.chosen):
         console.print(_table(status, width))
@@ -183,23 +183,23 @@ def _what_is_wrong(status: Status) -> str:
 
 
 def _that_differ(status: Status) -> str:
-    """Return how many of the applied files have changed or are missing, to follow a clause."""
+    """Return how many applied files have changed or are missing, to be appended to a clause."""
     return _and_counts(status, "changed", "missing").replace("; ", "; applied files: ")
 
 
 def _and_counts(status: Status, *states: str) -> str:
-    """Return how many lines of the table are in each of these states, to follow a clause: `; 1 failed, 2 pending`."""
+    """Return how many lines of the table have each state, to be appended to a clause: `; 1 failed, 2 pending`."""
     shown = [_state(line, status) for line in status.lines]
     counts = [f"{shown.count(state)} {state}" for state in states if state in shown]
     return f"; {', '.join(counts)}" if counts else ""
 
 
 def _state(line: Line, status: Status) -> str:
-    """Return the state as the table shows it: one that is pending or half done may be running right now."""
+    """Return the state shown in the table: a pending or unfinished migration may be running now."""
     if status.at_it(line):
         return "running"
     elsewhere = status.lock is not None and status.lock.migration is not None and status.guarded is True
-    # On a standby nobody knows whether a process is still at it.
+    # On a standby there is no way to see whether a process is still running it.
     gone = status.guarded is False or elsewhere
     return "interrupted" if line.state == "running" and gone else line.state
 
@@ -216,7 +216,7 @@ def _table(status: Status, width: int | None) -> Table:
     rows = [_cells(line, _state(line, status)) for line in lines]
     shown = _HEADER if width is None else _that_fit(rows, width)
     for name in shown:
-        # If there is still no room, cells are broken into several lines. Nothing is cut.
+        # If there is still no room, wrap the cells. Nothing is cut off.
         table.add_column(name, overflow="fold", no_wrap=width is None)
     for row in rows:
         cells = [
@@ -229,11 +229,11 @@ def _table(status: Status, width: int | None) -> Table:
 
 
 def _that_fit(rows: Sequence[Sequence[str]], width: int) -> tuple[str, ...]:
-    """Return the columns for a terminal that is so wide: all, or without those that it can do without. Pure."""
+    """Return the columns for a terminal of this width: all, or fewer if necessary. Pure."""
     columns = dict(zip(_HEADER, zip(_HEADER, *rows, strict=True), strict=True))
     wide = {name: max(map(cell_len, cells)) for name, cells in columns.items()}
     shown = list(_HEADER)
-    # First what says nothing of any migration.
+    # Columns that are empty in every row go first.
     for name in sorted(_SPARE, key=lambda name: any(cell.strip("-") for cell in columns[name][1:])):
         if sum(wide[one] + _BETWEEN for one in shown) - _BETWEEN <= width:
             break
@@ -256,7 +256,7 @@ def _repeatables(repeatables: Sequence[Repetition], width: int | None) -> Table:
 
 
 def _cells(line: Line, state: str) -> list[str]:
-    """Return a migration's cells; an empty one between others is a dash, so that columns can be counted."""
+    """Return the cells of a migration. An empty one before a filled one is a dash, so that columns can be counted."""
     cells = [
         f"{line.number:03d}",
         clean(line.filename),
@@ -270,13 +270,13 @@ def _cells(line: Line, state: str) -> list[str]:
 
 
 def _clean_report(text: str) -> str:
-    """Return one line of a report; its indentation is kept, as a caret stands under what it points at."""
+    """Return one line of a report. Keeps the indentation, because a caret points at the line above."""
     indentation = text[: len(text) - len(text.lstrip(" "))]
     return indentation + " ".join(clean(word) for word in text[len(indentation) :].split(" "))
 
 
 def _describe(status: Status) -> str:
-    """Return who holds the lock, since when, for how long, and at what, in one sentence; and who else keeps us out."""
+    """Describe the lock in one sentence: who holds it, since when, what it is doing, and who else blocks it."""
     lock, guarded = status.lock, status.guarded
     strangers = _strangers(status)
     if lock is None or not lock.held:

@@ -1,4 +1,4 @@
-"""`unlock`: show who holds the migration lock, and free it: from a dead holder, or by force from a living one."""
+"""`unlock`: show who holds the migration lock, and free it: from a dead holder, or with force from a live one."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ if TYPE_CHECKING:
     Verdict = Literal["free", "dead", "alive", "unknown", "stranger"]
 
 HELD = 75
-"""The exit code for a lock that has a holder, as that of LockHeldError."""
+"""The exit code if the lock is held, like that of LockHeldError."""
 
 _PATIENCE = 10.0
 _LOOK_AGAIN = 0.25
-# Who contends has the guard's lock for an instant at each try.
+# Contenders hold the guard's lock for a moment at each attempt.
 _INSTANT = 2.0
-# A holder notices that its row was freed within 4 s in a long statement, which is then cancelled (docs/lock.md).
+# During a long statement, a holder notices within 4 s that its row was freed, and cancels it (docs/lock.md).
 _NOTICE = 8.0
-# The end of a session that was told to end.
+# Time for a terminated session to end.
 _END = 5.0
 
 
 class Unlock(NamedTuple):
-    """What was seen. No connection is open while somebody thinks about it."""
+    """What was seen. No connection is open while somebody decides."""
 
     settings: Settings
     place: Place
@@ -59,7 +59,7 @@ class Unlock(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the lock has a holder, and whether that lives; a row of the earlier system does not tell."""
+        """Whether the lock has a holder, and whether it is alive; unknown for a row of the earlier system."""
         if self.sight.alive:
             return "stranger" if self.sight.only_strangers else "alive"
         if not self.sight.held:
@@ -68,7 +68,7 @@ class Unlock(NamedTuple):
 
 
 def look(settings: Settings) -> Unlock:
-    """See who holds the lock. Changes nothing. Raises EntrypointError."""
+    """Find out who holds the lock. Changes nothing. Raises EntrypointError."""
     session, place = _connect(settings), None
     try:
         place = find(session, settings.schema, Deadline(_PATIENCE), settings.role, settings.command)
@@ -88,7 +88,7 @@ def look(settings: Settings) -> Unlock:
 
 
 def describe(unlock: Unlock) -> str:
-    """Return who holds the lock, as a text for a person."""
+    """Describe who holds the lock, for a person."""
     sight = unlock.sight
     row = sight.row
     if row is not None and row.held:
@@ -103,7 +103,7 @@ def describe(unlock: Unlock) -> str:
 
 
 def as_json(unlock: Unlock | None, steps: Sequence[str] = (), error: EntrypointError | None = None) -> str:
-    """Return for a program what was seen, if it was, which steps were taken, and why not all."""
+    """Return for a program what was seen, which steps were taken, and the error, if any."""
     sight = None if unlock is None else unlock.sight
     answer = {
         "state": unlock and unlock.verdict,
@@ -133,10 +133,9 @@ def _documented(backend: Backend, *, strange: bool) -> dict[str, object]:
 
 
 def leave_alone(unlock: Unlock) -> int:
-    """Say why a lock is not freed without force, and return the exit code for that.
+    """Say why the lock is not freed without force, and return the exit code.
 
-    That a holder is alive is the answer to a question, and no error. Raises LockHeldError if it is held by somebody who
-    has no business with it.
+    A live holder is an answer, not an error. Raises LockHeldError if a session of another program holds the lock.
     """
     if unlock.verdict == "stranger":
         raise _held_by_strangers(unlock.sight, "nothing was changed")
@@ -145,7 +144,7 @@ def leave_alone(unlock: Unlock) -> int:
 
 
 def _refusal(unlock: Unlock) -> LockHeldError:
-    """Return why a lock with a holder of ours, or of the earlier system, is not freed without force."""
+    """Return why a lock that one of our processes, or the earlier system, holds is not freed without force."""
     row = unlock.sight.row
     if unlock.verdict == "unknown":
         message = "The lock's holder is a replica of the earlier migration system, which may or may not be alive"
@@ -187,9 +186,9 @@ def _held_by_strangers(sight: Observed, outcome: str) -> LockHeldError:
 
 
 def free(unlock: Unlock, say: Callable[[str], None], *, force: bool) -> None:
-    """Free the row; with `force` see to it that the holder's sessions end, too. Tell each step to `say`.
+    """Free the row; with `force`, also end the holder's sessions. Report each step to `say`.
 
-    Raises LockHeldError if the lock is not free in the end, LedgerChangedError if the row is another's by now.
+    Raises LockHeldError if the lock is still held at the end, and LedgerChangedError if the row has a new holder.
     """
     refuse_intrusion(unlock.place)
     session = _connect(unlock.settings)
@@ -199,7 +198,7 @@ def free(unlock: Unlock, say: Callable[[str], None], *, force: bool) -> None:
         left = _left(session, unlock, suspects)
         if left and force:
             if unlock.verdict == "stranger":
-                # It does not look at the row, so it has nothing to notice.
+                # It does not read the row, so it cannot notice.
                 keyed = any(backend.keyed for backend in left)
                 say(f"Ending the session that {'holds the key' if keyed else 'has locked migration_lock'}.")
             else:
@@ -222,7 +221,7 @@ def free(unlock: Unlock, say: Callable[[str], None], *, force: bool) -> None:
 
 
 def _locked(session: Session, place: Place) -> LockTimeoutError:
-    """Return the error for tables, or a row, that somebody has locked."""
+    """Return the error for locked tables or a locked row."""
     return locked.timed_out(locked.who_locks(session, place, locked.TABLES[1:]), 0)
 
 
@@ -256,11 +255,11 @@ def _free_row(session: Session, unlock: Unlock, say: Callable[[str], None]) -> N
 
 
 def _left(session: Session, unlock: Unlock, suspects: set[int]) -> list[Backend]:
-    """Return the sessions of the holder that was seen first, if one of them still stands in the way.
+    """Return the sessions of the original holder, if one of them still holds something.
 
-    They have the name of the row's holder, or they are `suspects`: what was seen then and has held something at every
-    look since, as a migration may change its session's name. The set is reduced to these. Somebody else may have
-    taken the lock meanwhile: those are left alone.
+    They have the name of the row's holder, or they are `suspects`: sessions that were seen at first and have held
+    something at every look since, because a migration may change the name of its session. The set is reduced to these.
+    If somebody else has taken the lock in the meantime, those sessions are left alone.
     """
     application = unlock.sight.application
     now = holder.observe(session, unlock.place, unlock.settings.role, Deadline(_PATIENCE), application).backends
@@ -270,7 +269,7 @@ def _left(session: Session, unlock: Unlock, suspects: set[int]) -> list[Backend]
 
 
 def _wait_until_gone(session: Session, unlock: Unlock, suspects: set[int], deadline: Deadline) -> list[Backend]:
-    """Wait for the holder to let go; return what is left of it when the time is over."""
+    """Wait for the holder to release the lock; return its remaining sessions when the time is over."""
     while True:
         late = deadline.passed()
         left = _left(session, unlock, suspects)
@@ -302,7 +301,7 @@ def _end_sessions(session: Session, unlock: Unlock, left: list[Backend], say: Ca
 
 
 def _verify(session: Session, unlock: Unlock, say: Callable[[str], None]) -> None:
-    """Look once more, and say whether the lock is free; or who has taken it since."""
+    """Look again, and report whether the lock is free or who has taken it since."""
     now = holder.observe(session, unlock.place, unlock.settings.role, Deadline(_PATIENCE), unlock.sight.application)
     before = unlock.sight.row.token if unlock.sight.row else None
     if now.row is not None and now.row.held and (now.row.token != before or now.row.legacy):

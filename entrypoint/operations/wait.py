@@ -1,7 +1,7 @@
-"""`wait`: until the database answers, or until others have brought the schema up to date.
+"""`wait`: wait until the database answers, or until others have brought the schema up to date.
 
-It looks as a waiter for the lock does (`migration.lock.waiting`): with one connection, which holds no transaction
-between two looks, at irregular intervals, and through restarts of the server. But it never contends.
+It looks in the same way as a process that waits for the lock (`migration.lock.waiting`): with one connection, without
+a transaction between two looks, at irregular intervals, and through restarts of the server. But it never contends.
 """
 
 from __future__ import annotations
@@ -52,32 +52,32 @@ if TYPE_CHECKING:
 
     Glance = Callable[[Session, Deadline], "Sight"]
 
-# Between two attempts to connect, after some.
+# The longest pause between two attempts to connect.
 _LONGEST_PAUSE = 5.0
-# The ledger or its schema is not there (any more), or not as it was: look for it again.
+# The ledger or its schema is missing or has changed: search for it again.
 _MOVED = (INVALID_SCHEMA_NAME, UNDEFINED_COLUMN, UNDEFINED_TABLE)
-# Whoever migrates may grant the right to read the ledger later on.
+# The migrating process may grant the privilege to read the ledger later.
 _NOT_YET_PERMITTED = INSUFFICIENT_PRIVILEGE
 
 
 class Sight(NamedTuple):
-    """What one look saw."""
+    """The result of one look."""
 
     there: bool
-    """Whether what we wait for is there."""
+    """Whether the wait is over."""
     words: str
-    """What there is to say about it."""
+    """The state in words."""
     fields: dict[str, object]
 
 
 def wait_for_database(settings: Settings, timeout: float | None) -> None:
     """Return when the server has answered a query, or raise DatabaseUnavailableError after `timeout` seconds.
 
-    Without a time-out, it waits for as long as a start would try to connect.
+    Without a timeout, it waits as long as a start would try to connect.
     """
 
     def glance(session: Session, patience: Deadline) -> Sight:
-        # A pooler lets us in whether or not there is a server behind it.
+        # A pooler accepts connections even if the server behind it is down.
         session.query("SELECT 1", patience)
         return Sight(there=True, words="the database answers", fields={})
 
@@ -85,11 +85,11 @@ def wait_for_database(settings: Settings, timeout: float | None) -> None:
 
 
 def wait_for_schema(settings: Settings, version: int | None, timeout: float | None) -> None:
-    """Return when none of the migration files is pending; or when the schema is at `version`, whatever the files.
+    """Return when none of the migration files is pending, or when the schema is at `version`, whatever the files.
 
-    Without a `timeout` in seconds, it waits for as long as all migrations together may take; and beside a living holder
-    of the lock, whose files may declare more, until its time is over. Raises WaitTimeoutError,
-    DatabaseUnavailableError, or MigrationHeldBackError when what is awaited waits for a person.
+    Without a `timeout` in seconds, it waits as long as all migrations together may take, and as long as a live holder
+    of the lock has, because its files may declare more time. Raises WaitTimeoutError, DatabaseUnavailableError, or
+    MigrationHeldBackError if a person has to act first.
     """
     waiter = _Waiter(settings, "the schema", settings.apply.timeout if timeout is None else timeout)
     limits = settings.lock._replace(hard=timeout is not None)
@@ -107,9 +107,9 @@ class _Looker:
         self._place: Place | None = None
         self._login_pid = 0
         self._command: Wanted | None = None
-        """Another migration tool, which has to be done as well."""
+        """Another migration tool, which has to finish as well."""
         self._directory: Directory | None = None
-        """Where the files are; None if only a version is awaited."""
+        """The files; None if only a version is awaited."""
 
     def glance(self, session: Session, patience: Deadline) -> Sight:
         """Look once. Raises MigrationHeldBackError if waiting cannot help."""
@@ -120,7 +120,7 @@ class _Looker:
             self._login_pid = session.login_pid
         elif not place.complete:
             place = find_again(session, place, self._settings.schema, patience, self._settings.role)
-        # Until this look has succeeded, nobody knows whether it is still there.
+        # Unknown until this look has succeeded.
         self._place = None
         look = reading.look_on(session, place, self._settings.role, patience)
         self._place = place
@@ -135,7 +135,7 @@ class _Looker:
                 self._others.weigh(session, place, look.lock.token if look.lock else None)
             else:
                 self._others.forget()
-            # While somebody is at work, a failed migration may be the very one that is tried again.
+            # While somebody is migrating, a failed migration may be running again.
             if hopeless is not None and not busy:
                 raise hopeless
             sight = sight._replace(
@@ -148,7 +148,7 @@ class _Looker:
     def _judge_repeatables(
         self, directory: Directory, sight: Sight, session: Session, place: Place, patience: Deadline
     ) -> Sight:
-        """Tell whether everything in repeatable/ is applied, but for what a start of this image would not apply."""
+        """Return whether everything in repeatable/ that a start of this image would apply is applied."""
         known = repeated.read(session, place, self._settings.role, patience)
         judged = repeatables.judge(directory.repeatables, known.texts, directory.newest)
         if not judged.due:
@@ -167,7 +167,7 @@ class _Looker:
         return sight._replace(there=False, words=state)
 
     def _judge_command(self, wanted: Wanted, sight: Sight, session: Session, place: Place, patience: Deadline) -> Sight:
-        """Tell whether another migration tool is done, too; where nobody can know, whether it has run at all."""
+        """Return whether the other migration tool has finished; if that cannot be known, whether it has run at all."""
         verdict, found = judge_on(session, place, wanted, self._settings.role, patience)
         ran = any(run.status == COMPLETED and run.fingerprint == wanted.fingerprint for run in found.rows)
         if not verdict.pending or (verdict.always and ran):
@@ -175,7 +175,7 @@ class _Looker:
         return sight._replace(there=False, words=f"{sight.words}, but {shown(wanted)} is pending: {verdict.why}")
 
     def _judge(self, look: Look) -> tuple[Sight, EntrypointError | None]:
-        """Tell whether all is there; and, if not, what no waiting helps against: a failed migration, say."""
+        """Return whether the wait is over, and if not, an error that waiting cannot fix, such as a failed migration."""
         raise NotImplementedError
 
 
@@ -217,7 +217,7 @@ class _ByVersion(_Looker):
         try:
             files_here = files.load_directory(settings.migrations_dir, settings.file_limit).files
         except ConfigurationError:
-            files_here = ()  # None are needed.
+            files_here = ()  # No files are needed.
         self._files = files_here
         self._wanted = next((file for file in files_here if file.number == version), None)
 
@@ -226,7 +226,7 @@ class _ByVersion(_Looker):
         fields: dict[str, object] = {"version": current}
         version = "empty" if current is None else f"at version {current}"
         applied = {row.number for row in look.rows if row.status == COMPLETED}
-        # What runs after the rollout, or out of order, may be missing below the highest number.
+        # Files that run after the rollout, or out of order, may be missing below the highest number.
         if (current or 0) >= self._version and (self._wanted is None or self._version in applied):
             return Sight(there=True, words=f"the schema is {version}", fields=fields), None
         failure = next((row for row in look.rows if self._stands_before(row)), None)
@@ -236,9 +236,9 @@ class _ByVersion(_Looker):
         return Sight(there=False, words=state, fields=fields), words.held_back(failure) if failure else None
 
     def _stands_before(self, row: LedgerRow) -> bool:
-        """Tell whether what we wait for does not come because of this row, as far as we know the files.
+        """Return whether this row holds back the awaited version, as far as the files are known.
 
-        A failure of what runs after the rollout keeps only its like back.
+        A failed migration that runs after the rollout holds back only others of that kind.
         """
         if row.status != FAILED or row.number > self._version:
             return False
@@ -247,7 +247,7 @@ class _ByVersion(_Looker):
 
 
 class _Waiter:
-    """Keeps one connection and looks again and again, until the time is over."""
+    """Keeps one connection, and looks repeatedly until the time is over."""
 
     def __init__(self, settings: Settings, what: str, timeout: float) -> None:
         self._settings = settings
@@ -260,11 +260,11 @@ class _Waiter:
         self._line = Line(self._target, settings.connect.timeout)
         self._news = News()
         self._trouble: EntrypointError | None = None
-        """Why the last look saw nothing."""
+        """Why the last look failed."""
 
     def wait(self, glance: Glance) -> None:
-        """Look until what we wait for is there; raise an error when the time is over."""
-        gc.enable()  # Off since the first line of __main__, where nobody waits for long.
+        """Look until the wait is over; raise an error when the time is over."""
+        gc.enable()  # It has been off since the first line of __main__, which is fine only for short runs.
         try:
             while True:
                 sight = self._look(glance)
@@ -281,7 +281,7 @@ class _Waiter:
             self._line.drop()
 
     def _look(self, glance: Glance) -> Sight:
-        """Look once, connecting first if need be. Raises what waiting cannot heal."""
+        """Look once, connecting first if necessary. Raises errors that waiting cannot fix."""
         patience = time_for_a_look(self._deadline, self._least)
         try:
             sight = glance(self._line.connected(self._deadline, self._least), patience)
@@ -298,7 +298,7 @@ class _Waiter:
             self._line.drop()
             self._trouble = lost
             return Sight(there=False, words=lost.message, fields={})
-        except ClosedSchemaError as closed:  # Like the right to read: whoever migrates may grant it.
+        except ClosedSchemaError as closed:  # The migrating process may grant this privilege, too.
             self._trouble = closed
             return Sight(there=False, words=closed.message, fields={})
         except StatementError as error:
@@ -307,7 +307,7 @@ class _Waiter:
         return sight
 
     def _judge(self, error: StatementError) -> Sight:
-        """Return what a refused look says, if it may be different next time."""
+        """Return the result of a refused look, if the next one may succeed."""
         doing = "the migration history could not be read"
         fault = refused_on(self._line.session, self._settings.schema, self._settings.role, error, doing, reading=True)
         passing = classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate)
@@ -335,6 +335,6 @@ class _Waiter:
 
 
 def _busy(look: Look, *, standby: bool) -> bool:
-    """Tell whether somebody migrates: the guard's lock is held; or the row says so, and has no guard to be seen."""
+    """Return whether somebody is migrating: the guard is held, or the row says so and its guard cannot be seen."""
     row = look.lock
     return not look.lock_free or (row is not None and row.held and (row.legacy or standby))

@@ -1,8 +1,8 @@
-"""Which starts wait for the migration lock, as far as PostgreSQL shows it.
+"""Find the starts that wait for the migration lock, as far as PostgreSQL shows them.
 
-Waiting leaves no trace but a session: nobody holds or writes anything in order to wait (docs/lock.md). What tells a
-session that waits from others of this program is its last statement, which PostgreSQL shows to the session's own role,
-to its members, and to `pg_read_all_stats`.
+A waiting start has a session, but holds and writes nothing (docs/lock.md). Its last statement distinguishes it from
+the other sessions of this program. PostgreSQL shows that statement to the session's own role, to members of that role,
+and to `pg_read_all_stats`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from entrypoint.deadline import Deadline
     from entrypoint.migration.ledger.place import Place
 
-# Whoever waits glances every 0.4 s, and looks every 2 s, which is another statement. Behind a pooler, a session keeps
-# the name and the last statement of a start that has left.
+# A waiting start glances every 0.4 s, and every 2 s it looks, with another statement. Behind a pooler, a session keeps
+# the name and the last statement of a start that has disconnected.
 _RECENT = 10.0
 
 
@@ -33,27 +33,27 @@ class Waiter(NamedTuple):
     """A start that waits for the lock."""
 
     address: str
-    """The client's, behind a pooler the pooler's; empty for a socket on the server's own machine."""
+    """The client's address, or the pooler's; empty for a local socket."""
     since: str
     """When it connected, as in 2026-11-22T10:30:00Z."""
 
 
 class Waiters(NamedTuple):
-    """Who waits at one moment."""
+    """The waiting starts at one moment."""
 
     known: bool
-    """Whether our role may see what all sessions of this program do. If not, there may be more."""
+    """Whether our role can see the statements of all sessions of this program. If not, there may be more."""
     starts: tuple[Waiter, ...]
 
     def documented(self) -> list[dict[str, object]] | None:
-        """Return them as the status API has them; None if we may not see them."""
+        """Return them in the form of the status API; None if our role cannot see them all."""
         if not self.known:
             return None
         return [{"address": one.address or None, "since": one.since} for one in self.starts]
 
 
 class _Sighting(NamedTuple):
-    """All sessions of one process."""
+    """The sessions of one process."""
 
     name: str
     waiter: Waiter
@@ -62,21 +62,21 @@ class _Sighting(NamedTuple):
 
 
 class Lookout:
-    """Remembers, from one look to the next, whom it has seen waiting: in the middle of a look that cannot be seen."""
+    """Remembers who was seen waiting, because during its own look a waiting start cannot be recognized."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        """Begin with nobody seen."""
+        """Start with an empty memory."""
         self._clock = clock
         self._seen: dict[str, float] = {}
 
     def look(self, session: Session, place: Place, token: str | None, deadline: Deadline) -> Waiters:
-        """Return who waits for the holder with this lease's token, in one round trip; raises StatementError."""
+        """Return the starts that wait for the holder with this token, in one round trip. Raises StatementError."""
         rows = ask(session, None, deadline, (_query(place),))[0]
         holder = OURS + token.partition(".")[0] if token else None
         return self._judge([found for found in map(_sighting, rows) if found.name != holder])
 
     def forget(self) -> None:
-        """Forget whom it has seen: nobody holds the lock, so nobody waits."""
+        """Forget who was seen: the lock is free, so nobody waits."""
         self._seen = {}
 
     def _judge(self, found: list[_Sighting]) -> Waiters:
@@ -89,7 +89,7 @@ class Lookout:
 
 
 def _query(place: Place) -> str:
-    """Return the query for the sessions of this program, a row for each process."""
+    """Return the query for the sessions of this program, with a row for each process."""
     return f"""
         SELECT a.application_name, min(pg_catalog.host(a.client_addr)),
                to_char(min(a.backend_start) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),

@@ -1,4 +1,4 @@
-"""Which database a command is about, in one line: `shop on db:5432 as shop_owner, schema public`."""
+"""The database that a command is about, in one line: `shop on db:5432 as shop_owner, schema public`."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from entrypoint.redaction import named
 
 
 class Whereabouts(NamedTuple):
-    """What the log knows of it as well, and so without secrets. Empty texts are not known, or not yet."""
+    """The database as the log describes it, without secrets. Empty texts are not (yet) known."""
 
     server: str
-    """Host and port as in `db:5432`, or the socket's directory: `/run/postgresql:5432`."""
+    """Host and port, as in `db:5432`, or the directory of the socket: `/run/postgresql:5432`."""
     database: str
     user: str
     schema: str
-    """Where the migration history is, or would be."""
+    """The schema of the migration history, even if it does not exist yet."""
     role: str = ""
     """MIGRATION_ROLE."""
 
     @property
     def short(self) -> str:
-        """The database and the server alone, for a question."""
+        """Only the database and the server, for a question."""
         return f"{self.database} on {self.server}"
 
     @property
     def line(self) -> str:
-        """All of it as a line, with its end."""
+        """All of it as a line, with a newline."""
         role = f" (role {self.role})" if self.role and self.role != self.user else ""
         schema = f", schema {self.schema}" if self.schema else ""
         return f"{self.short} as {self.user}{role}{schema}\n"
 
 
 def whereabouts(role: str | None = None) -> Whereabouts:
-    """Return what is known by now: all of it, once a session has looked for the migration history.
+    """Return what is known so far: everything, once a session has searched for the migration history.
 
     `role`: MIGRATION_ROLE.
     """

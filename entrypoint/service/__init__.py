@@ -1,1 +1,1 @@
-"""The status service over HTTP, an optional part: `pip install 'pg-entrypoint[serve]'`. `serve` alone imports it."""
+"""The status service over HTTP, an optional part: `pip install 'pg-entrypoint[serve]'`. Only `serve` imports it."""

@@ -1,9 +1,9 @@
-"""Who may ask what.
+"""Who may access the service.
 
-With tokens, whoever brings one: `Authorization: Bearer …`. Without tokens the service listens on a loopback address
-only, and is open to all who are on this machine or in this pod. That must not let in a page from elsewhere that a
-browser on this machine shows: such a page can send requests to 127.0.0.1, under a name of its own that leads there. So
-without tokens the request's Host has to be this machine, and what changes something must not come from another page.
+With tokens, everyone who sends one: `Authorization: Bearer …`. Without tokens, the service listens on a loopback
+address only, and is open to everyone on this machine or in this pod. That must not include other sites' pages in a
+browser on this machine: they can send requests to 127.0.0.1, under a name of their own that resolves to it. So without
+tokens, the Host of a request must be this machine, and requests that change something must not come from other sites.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class Access(NamedTuple):
-    """The door."""
+    """Checks the requests."""
 
     tokens: Tokens
 
@@ -46,13 +46,13 @@ class Access(NamedTuple):
 
 
 def bearer(request: HTTPConnection) -> str | None:
-    """Return the token that a request brings along, None if it brings none."""
+    """Return the token of a request, or None."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
 def _require_this_machine(request: HTTPConnection) -> None:
-    """Raise HTTPException with status 403 if the request looks like that of a page from elsewhere."""
+    """Raise HTTPException with status 403 if the request seems to come from another site."""
     if not _is_this_machine(request.headers.get("Host", "")):
         raise HTTPException(403, "Without a token, the service only answers requests to 127.0.0.1, [::1] and localhost")
     origin = request.headers.get("Origin")
@@ -62,9 +62,9 @@ def _require_this_machine(request: HTTPConnection) -> None:
 
 
 def _is_this_machine(host: str) -> bool:
-    """Tell whether a Host header, with or without a port, names this machine by itself."""
+    """Return whether a Host header, with or without a port, is a loopback name or address."""
     try:
         name = URL(f"http://{host}").hostname or ""
         return name.lower() == "localhost" or ip_address(name).is_loopback
-    except ValueError:  # Another name, or nothing that could be one.
+    except ValueError:  # Another name, or not a valid one.
         return False

@@ -1,4 +1,4 @@
-"""What programs ask: status, backup, badge, metrics, probes, and the description of all this."""
+"""The paths for programs: status, backup, badge, metrics, probes, and their description."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ BACKUP_PATH = "/api/admin/backup"
 
 
 class Service(NamedTuple):
-    """Everything that requests are answered from; `service_of(request)` returns it."""
+    """Everything that requests need; `service_of(request)` returns it."""
 
     cache: Cache
     access: Access
     backups: Backups
     public_badge: bool
     reads: Callable[[], int]
-    """How often the database has been asked."""
+    """How often the database has been read."""
 
 
 def service_of(request: HTTPConnection) -> Service:
-    """Return what a request is answered from."""
+    """Return the service of a request."""
     service = request.app.state.service
     assert isinstance(service, Service)  # noqa: S101 - for the type checker
     return service
@@ -61,7 +61,7 @@ def routes() -> list[BaseRoute]:
 
 
 def as_json(content: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return an answer that nobody keeps."""
+    """Return a response that must not be cached."""
     return _json(json.dumps(content, ensure_ascii=False).encode(errors="replace"), status, headers)
 
 
@@ -102,11 +102,11 @@ async def _badge(request: Request) -> Response:
     if not service.public_badge:
         service.access.require(request)
     image = as_svg(badge_of(await service.cache.get())).encode()
-    # Proxies of images (GitHub's, for one) keep what they may: they may, and have to ask whether it is the same still.
+    # Image proxies such as GitHub's cache what they may. They may, but must revalidate it.
     headers = {
         "Cache-Control": "no-cache" if service.public_badge else "private, no-cache",
         "ETag": f'"{sha256(image).hexdigest()[:16]}"',
-        # It may be opened by itself, and is nothing but an image then.
+        # If it is opened by itself, it must be nothing but an image.
         "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
     }
     if headers["ETag"] in request.headers.get("If-None-Match", ""):

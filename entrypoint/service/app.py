@@ -1,4 +1,4 @@
-"""The application: paths, and what holds for all of them (limits, headers, errors as JSON, the access log)."""
+"""The application: paths, and what all of them share (limits, headers, errors as JSON, the access log)."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ if TYPE_CHECKING:
 
     from entrypoint.service.api import Service
 
-# More than a form for logging in has; nothing else here reads what comes after the headers.
+# More than a login form needs; nothing else reads a body.
 MOST_BODY = 16_384
 _AMBIGUOUS = "Content-Length and Transfer-Encoding cannot be used together"
 _TOO_LARGE = f"More than {MOST_BODY} bytes"
 _HEAD_TOO_LARGE = f"More than {LONGEST_HEAD} bytes before the body"
 _CLOSE = {"Connection": "close"}
-# Of a path, in the log.
+# Characters of a path in the log.
 _LONGEST_PATH = 200
-# What is asked all the time, and not by people.
+# Paths that programs request all the time.
 _ROUTINE = ("/livez", "/readyz", "/metrics", "/badge.svg", "/admin/live", "/admin/badge.svg")
 
 
 def build_app(service: Service) -> Starlette:
-    """Return the application that answers from `service`."""
+    """Return the application for `service`."""
     app = Starlette(
         routes=[*api.routes(), *page.routes(service)],
         middleware=[Middleware(_Frame)],
         exception_handlers={HTTPException: _as_answer, StoppingError: _stopping},
     )
     app.state.service = service
-    # Such a redirect would lead to wherever the request's Host says, and never by https.
+    # Such a redirect would follow the request's Host, and never use https.
     app.router.redirect_slashes = False
     return app
 
 
 async def _as_answer(_request: Request, error: Exception) -> Response:
-    """Answer an HTTPException as everything is answered here."""
+    """Answer an HTTPException in the same form as everything else."""
     if not isinstance(error, HTTPException):
         raise error
     standard = http.HTTPStatus(error.status_code).phrase
@@ -66,7 +66,7 @@ async def _stopping(_request: Request, _error: Exception) -> Response:
 
 
 class _Frame:
-    """Around every request: refuses what is too large, logs what was answered, keeps our own mistakes in bounds."""
+    """Wraps every request: refuses large ones, logs the answers, and handles internal errors."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -114,26 +114,26 @@ class _Frame:
 
 
 def _head(scope: Scope) -> int:
-    """Return the bytes of a request's line and headers, about. h11 counts only what has not come to its end yet."""
+    """Return the approximate size of the request line and headers. h11 counts only incomplete requests."""
     headers = sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"])
     return len(scope["raw_path"]) + len(scope["query_string"]) + headers
 
 
 def _is_ambiguous(scope: Scope) -> bool:
-    """Tell whether a proxy before us may see another end of the request than we do (RFC 9112, 6.3)."""
+    """Return whether a proxy may see a different end of the request than we do (RFC 9112, 6.3)."""
     names = {name for name, _ in scope["headers"]}
     return b"content-length" in names and b"transfer-encoding" in names
 
 
 def _declared(scope: Scope) -> int:
-    """Return how much a request is about to send, as far as it says so."""
+    """Return the size of the body that a request announces, if it does."""
     length = Headers(scope=scope).get("content-length", "")
-    return int(length) if length.isascii() and length.isdecimal() else 0  # h11 lets no more than 20 digits in
+    return int(length) if length.isascii() and length.isdecimal() else 0  # h11 accepts at most 20 digits
 
 
 def _log(scope: Scope, status: int, seconds: float) -> None:
-    """Log a request, without its query and its headers, which may hold secrets."""
-    # Cut last: of a token that is cut, the rest would stay.
+    """Log a request, without its query and headers, which may contain secrets."""
+    # Cut last: part of a cut token would not be recognized, and would stay.
     method, path = scope["method"], _printable(foreign(scope["path"]))[:_LONGEST_PATH]
     client = scope.get("client")
     milliseconds = round(seconds * 1000, 1)
@@ -150,5 +150,5 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
 
 
 def _printable(text: str) -> str:
-    """Return `text` as it fits into one line."""
+    """Return `text` on one line."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -1,7 +1,7 @@
-"""`entrypoint backup` as a child of the service: one at a time, and it ends when the service does.
+"""Run `entrypoint backup` as a child of the service: one at a time, ending with the service.
 
-A process of its own, because a backup takes long, hashes gigabytes and waits for programs, and the service is to answer
-meanwhile. What it logs comes through a pipe, as JSON, and goes on into the service's own log.
+It is a separate process because a backup takes long, hashes gigabytes and waits for programs, while the service must
+keep answering. Its log arrives through a pipe, as JSON, and is passed on to the service's log.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
     State = Literal["none", "running", "succeeded", "failed"]
 
-# From SIGTERM to SIGKILL: the child promises to end within 2 s, and the service does, too.
+# Seconds from SIGTERM to SIGKILL: the child promises to end within 2 s, and so does the service.
 _KINDLY = 1.3
-# For the end of one that was killed.
+# Seconds for a killed child to end.
 _KILLED = 0.2
-# A line of the log, at most.
+# The longest line of the log.
 _LONGEST_LINE = 1 << 20
 _FIELDS = ("time", "level", "event", "message")
 
 
 class Report(NamedTuple):
-    """How the last backup goes, or went."""
+    """The state of the latest backup."""
 
     state: State
     started: float | None = None
@@ -47,7 +47,7 @@ class Report(NamedTuple):
     remedy: str | None = None
 
     def documented(self) -> dict[str, object]:
-        """Return it as the API tells it."""
+        """Return it in the form of the API."""
         duration = None if self.started is None or self.ended is None else round((self.ended - self.started) * 1000)
         return {
             "status": self.state,
@@ -63,14 +63,14 @@ class Report(NamedTuple):
 
 
 class NotConfiguredError(BackupFailedError):
-    """There is nowhere to put a backup."""
+    """No backup directory is configured."""
 
 
 class Backups:
-    """Starts backups, and knows how the last one went."""
+    """Starts backups, and knows the state of the latest one."""
 
     def __init__(self, directory: str | None) -> None:
-        """Take the directory that backups are written to, None if there is none."""
+        """Write backups to `directory`; None if there is none."""
         self._directory = directory
         self.report = Report("none")
         self._child: asyncio.subprocess.Process | None = None
@@ -79,7 +79,7 @@ class Backups:
         self._killed: asyncio.TimerHandle | None = None
 
     def start(self) -> bool:
-        """Start one; return False if one is running. Raises NotConfiguredError. To be called in the event loop."""
+        """Start a backup; return False if one is running. Raises NotConfiguredError. Call it in the event loop."""
         if self._directory is None:
             raise NotConfiguredError(
                 "No backup directory is configured: MIGRATION_BACKUP_DIR is not set",
@@ -92,16 +92,16 @@ class Backups:
         return True
 
     def terminate(self) -> None:
-        """Ask the child to end, if there is one, and start no other. To be called in the event loop."""
+        """Ask the child to end, if there is one, and start no more. Call it in the event loop."""
         if not self._stopping:
             self._stopping = True
-            # From now, not from the moment at which everything else has ended.
+            # Count from now, not from the moment when everything else has ended.
             self._killed = asyncio.get_running_loop().call_later(_KINDLY, self._kill)
         if self._child is not None and self._child.returncode is None:
             self._child.terminate()
 
     async def end(self) -> None:
-        """See to it that no child is left."""
+        """Make sure that no child is left."""
         self.terminate()
         if self._task is not None and self._killed is not None:
             remaining = self._killed.when() - asyncio.get_running_loop().time()
@@ -114,14 +114,14 @@ class Backups:
     async def _run(self) -> None:
         try:
             await self._run_child()
-        except Exception as error:  # noqa: BLE001 - no descriptor, no process to be had, or a mistake of ours
+        except Exception as error:  # noqa: BLE001 - out of descriptors or processes, or an internal error
             self._failed(f"The backup could not be started: {foreign(str(error))}", "Check the container's limits.")
         finally:
             self._kill()
             self._task = self._child = None
 
     async def _run_child(self) -> None:
-        # Who may ask the service is no business of the child's, nor of what that starts.
+        # The child and its children do not need the service's tokens.
         kept = {name: value for name, value in os.environ.items() if not name.startswith("STATUS_")}
         environment = {**kept, "LOG_FORMAT": "json", "LOG_LEVEL": "info"}
         child = self._child = await asyncio.create_subprocess_exec(
@@ -150,7 +150,7 @@ class Backups:
         )
 
     def _heard(self, line: bytes) -> None:
-        """Take a line of the child's log: pass it on, and keep what it tells of the backup."""
+        """Pass on a line of the child's log, and keep what it says about the backup."""
         try:
             record = json.loads(line)
             level, event, message = logs.LEVELS[record["level"]], str(record["event"]), str(record["message"])
@@ -168,10 +168,10 @@ class Backups:
 
 
 def _command() -> list[str]:
-    """Return the command line of a backup, by the same program as we are."""
-    if getattr(sys, "frozen", False):  # The folder's program knows no -m (packaging/main.py).
+    """Return the command line of a backup, run by this same program."""
+    if getattr(sys, "frozen", False):  # The program of the self-contained folder has no -m (packaging/main.py).
         return [sys.executable, "backup"]
-    # Not from the working directory, where the application may have an entrypoint.py of its own.
+    # Do not import from the working directory, where the application may have its own entrypoint.py.
     return [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", "entrypoint", "backup"]
 
 

@@ -1,4 +1,4 @@
-"""The badge: the schema's version and how it stands, as SVG. Pure functions."""
+"""The badge: the schema's version and state, as SVG. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ LABEL = "schema"
 
 _GREY = "#555"
 _HEIGHT = 20
-# Verdana at 11 pixels, about; `textLength` makes up for what another font does otherwise.
+# Approximate widths of Verdana at 11 pixels; `textLength` corrects for other fonts.
 _CHARACTER = 7
 _PADDING = 6
 
 
 class Colour(NamedTuple):
-    """A background, and a colour of text that can be read on it (contrast of 4.5 or more)."""
+    """A background, and a text colour that is readable on it (contrast of 4.5 or more)."""
 
     background: str
     text: str
@@ -33,16 +33,16 @@ RED = Colour("#c62828", "#fff")
 
 
 class Badge(NamedTuple):
-    """What a badge says, and in which colour."""
+    """The text and colour of a badge."""
 
     message: str
     title: str
-    """The same as a sentence, for who cannot see it."""
+    """The same as a sentence, for screen readers."""
     colour: Colour
 
 
 def badge_of(snapshot: Snapshot) -> Badge:
-    """Return what to show: green up to date, yellow pending, red if something has failed or there is no answer."""
+    """Return the badge: green up to date, yellow pending, red failed or unknown."""
     status = snapshot.status
     if status is None:
         return Badge("unknown", "schema: unknown, the database cannot be read", RED)
@@ -69,7 +69,7 @@ def badge_of(snapshot: Snapshot) -> Badge:
 
 
 def as_svg(badge: Badge) -> str:
-    """Return a badge as an image of its own, with a title for screen readers and nothing from elsewhere."""
+    """Return a badge as a self-contained image, with a title for screen readers."""
     left, right = _width(LABEL), _width(badge.message)
     width = left + right
     colour = badge.colour

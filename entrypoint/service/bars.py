@@ -1,6 +1,6 @@
-"""Lengths as bars, and the ledger as one strip: numbers for SVG. Pure functions.
+"""Durations as bars, and the ledger as a strip: numbers for SVG. Pure functions.
 
-Widths are attributes of SVG elements, in percent: a Content-Security-Policy without `unsafe-inline` allows no `style`.
+Widths are SVG attributes, in percent, because a Content-Security-Policy without `unsafe-inline` allows no `style`.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-# From here on, a linear scale would show one bar and many dots.
+# Above this ratio, a linear scale would show one bar and many dots.
 _WIDELY = 12
-# Below this, nobody sees that there is a bar.
+# A shorter bar would be invisible.
 _LEAST = 0.6
-# Up to so many migrations, each is a cell of its own.
+# Up to this many migrations, each has its own cell.
 _CELLS = 80
 _GAP = 0.25
 
 
 class Scale(NamedTuple):
-    """How lengths become widths."""
+    """How durations become widths."""
 
     longest: int
     """In milliseconds; 0 if nothing took any time."""
     linear: bool
 
     def width(self, milliseconds: int | None) -> float | None:
-        """Return a bar's width in percent; None for a length that nobody recorded."""
+        """Return a bar's width in percent; None if the duration was not recorded."""
         if milliseconds is None:
             return None
         if not self.longest:
@@ -39,14 +39,14 @@ class Scale(NamedTuple):
 
 
 def scale(lengths: Iterable[int | None]) -> Scale:
-    """Choose a scale: linear, unless the longest is many times as long as most are."""
+    """Choose a scale: linear, unless the longest is many times as long as most others."""
     known = [max(0, length) for length in lengths if length is not None]
     longest = max(known, default=0)
     return Scale(longest, linear=longest <= _WIDELY * max(1, median(known) if known else 1))
 
 
 class Cell(NamedTuple):
-    """A piece of the strip."""
+    """A cell of the strip."""
 
     x: float
     width: float
@@ -54,7 +54,7 @@ class Cell(NamedTuple):
 
 
 def strip(tones: Sequence[str]) -> tuple[Cell, ...]:
-    """Return one cell for each of `tones`, in their order; if there are many, one for each run of equal ones."""
+    """Return one cell for each of `tones`, in order; if there are many, one for each run of equal tones."""
     if not tones:
         return ()
     unit = 100 / len(tones)

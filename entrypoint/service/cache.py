@@ -1,7 +1,7 @@
-"""One question to the database at a time, and one a second, however many ask the service.
+"""Read the database once at a time and at most once a second, however many requests arrive.
 
-Whoever asks while the database is being asked waits for that answer. An answer is given out for a second, and never
-again after that: when the database does not answer, the service says so instead of repeating what it once knew.
+Requests that arrive during a read wait for its answer. An answer is used for a second, and never after that: if the
+database does not answer, the service says so instead of repeating what it knew before.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ FRESH = 1.0
 
 
 class StoppingError(Exception):
-    """The service ends, and there is no answer any more."""
+    """The service is stopping, so there are no more answers."""
 
 
 class _Answer(NamedTuple):
     snapshot: Snapshot
     at: float
-    """When it came."""
+    """When it arrived."""
 
 
 class Cache:
@@ -42,10 +42,10 @@ class Cache:
         fresh: float = FRESH,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """Take `read`, which blocks and runs in a thread of its own.
+        """Call `read`, which blocks, in its own thread.
 
-        If it takes longer than `patience` seconds, `late` makes the answer for those who wait, from how long it has
-        taken so far.
+        If it takes longer than `patience` seconds, `late` makes the answer for the waiting requests. Its argument is
+        the time so far.
         """
         self._read = read
         self._late = late
@@ -56,13 +56,13 @@ class Cache:
         self._flight: asyncio.Future[Snapshot] | None = None
         self._began = 0.0
         self._left = False
-        # A thread that hangs in spite of all must not keep the process: it ends by os._exit (__main__).
+        # A thread that hangs nevertheless does not keep the process, which ends with os._exit (__main__).
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader")
 
     async def get(self) -> Snapshot:
-        """Return how things stand: known for a second at most, or asked for now.
+        """Return the current answer: at most a second old, or read now.
 
-        Raises StoppingError if nobody is asked any more.
+        Raises StoppingError if the service is stopping.
         """
         answer = self._answer
         if answer is not None and self._clock() - answer.at < self._fresh:
@@ -74,14 +74,14 @@ class Cache:
             self._flight = asyncio.get_running_loop().run_in_executor(self._thread, self._read)
             self._flight.add_done_callback(self._landed)
         flight, waited = self._flight, self._clock() - self._began
-        # Not as `wait_for` does: that one client goes away, or has waited long enough, is nothing to the others.
+        # Unlike `wait_for`, do not cancel the read when one client leaves or has waited long enough.
         await asyncio.wait((flight,), timeout=max(0.0, self._patience - waited))
         if flight.cancelled():
             raise StoppingError
         return flight.result() if flight.done() else self._late(self._clock() - self._began)
 
     def leave(self) -> None:
-        """Ask nobody any more: the service ends, and whoever waits is told so at once."""
+        """Stop reading: the service is stopping, and all waiting requests are told so at once."""
         self._left = True
         if self._flight is not None:
             self._flight.cancel()

@@ -1,7 +1,7 @@
-"""One client's connection, with bounds: of the size of a request's head, of time, and of how many there are.
+"""A client's connection, with limits: on the size of a request's head, on time, and on the number of connections.
 
-uvicorn bounds the time between two requests, and no other. So a client that sends a byte now and then, or does not read
-its answer, would keep a connection for as long as it likes.
+uvicorn limits only the time between two requests. A client that sends a byte now and then, or does not read its answer,
+could otherwise keep a connection as long as it likes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 # Bytes of a request's line and headers.
 LONGEST_HEAD = 16_384
-# Seconds from a request's first byte, or from the connection, to its end.
+# Seconds from the connection, or the first byte of a request, to the end of the request.
 TO_ASK = 10.0
-# Seconds for an answer that the client does not take.
+# Seconds for a client to read its answer.
 TO_LISTEN = 10.0
 # Seconds between two requests.
 TO_ASK_AGAIN = 5
@@ -31,7 +31,7 @@ MOST_CONNECTIONS = 256
 
 
 class Connection(H11Protocol):
-    """uvicorn's protocol, and a look at the clock every second."""
+    """uvicorn's protocol, with a look at the clock every second."""
 
     def __init__(
         self,
@@ -40,14 +40,14 @@ class Connection(H11Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        """Take what uvicorn makes it from."""
+        """Take uvicorn's arguments."""
         super().__init__(config, server_state, app_state, _loop)
         self._asking_since: float | None = None
         self._deaf_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Let one more client in, in another's place if there is no room; not in the place of one that we answer."""
+        """Accept a client; if there is no room, drop another one, but none that is being answered."""
         other = least_needy(self.connections) if len(self.connections) >= MOST_CONNECTIONS else None
         super().connection_made(transport)
         if other is not None and other.needs_us:
@@ -59,13 +59,13 @@ class Connection(H11Protocol):
         self._look_again()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Forget the connection."""
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come."""
+        """Handle received data."""
         if self._asking_since is None:
             self._asking_since = self.loop.time()
         super().data_received(data)
@@ -73,12 +73,12 @@ class Connection(H11Protocol):
             self._asking_since = None
 
     def pause_writing(self) -> None:
-        """Note that the client does not take its answer."""
+        """Note that the client has stopped reading its answer."""
         self._deaf_since = self.loop.time()
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """Note that it does again."""
+        """Note that the client is reading again."""
         self._deaf_since = None
         super().resume_writing()
 
@@ -89,19 +89,19 @@ class Connection(H11Protocol):
 
     @property
     def since(self) -> float:
-        """The moment at which it began to ask; the present for one that has asked."""
+        """When the current request began; the present if it is complete."""
         return self.loop.time() if self._asking_since is None else self._asking_since
 
     def drop(self) -> None:
-        """End it at once."""
-        # Not only in `connection_lost`, later: many clients may come at once, and each is to take another's place.
+        """End the connection at once."""
+        # Do not wait for `connection_lost`: many clients may arrive at once, and each must replace a different one.
         self.connections.discard(self)
         self.transport.abort()
 
     def _look_again(self) -> None:
         now = self.loop.time()
         if self.transport.is_closing() and self._deaf_since is None:
-            # It is closed as soon as the client has taken what is left, and one that does not read never does.
+            # A normal close waits until the client has read everything, and one that does not read never does.
             self._deaf_since = now
         asks_too_long = self._asking_since is not None and now - self._asking_since > TO_ASK
         if asks_too_long or (self._deaf_since is not None and now - self._deaf_since > TO_LISTEN):
@@ -111,12 +111,12 @@ class Connection(H11Protocol):
 
 
 def least_needy(connections: set[Any]) -> Connection:
-    """Return the connection to end if there are too many: one that is still asking, or idle, the oldest first."""
+    """Return the connection to end if there are too many: the oldest that is idle or has not finished its request."""
     found = min(connections, key=lambda one: (one.needs_us, one.since))
     assert isinstance(found, Connection)  # noqa: S101 - for the type checker
     return found
 
 
 def quiet_uvicorn() -> None:
-    """Leave out what uvicorn says of every client that does not speak HTTP: anybody could fill the log with it."""
+    """Drop uvicorn's messages about clients that do not speak HTTP: anybody could fill the log with them."""
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)

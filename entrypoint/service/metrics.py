@@ -1,4 +1,4 @@
-"""A snapshot as Prometheus reads it. Pure, but for the clock that the server's times are compared with."""
+"""A snapshot as metrics for Prometheus. Pure functions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Exposition(NamedTuple):
 
 
 class _Snapshots(Collector):
-    """What one scrape gets to see. A new one, with a registry of its own, is made for each."""
+    """The metrics of one scrape. Each scrape has a new collector and registry."""
 
     def __init__(self, snapshot: Snapshot, reads: int) -> None:
         self._snapshot = snapshot
@@ -90,11 +90,11 @@ class _Snapshots(Collector):
                 "command_failed", "Whether the last run of MIGRATION_COMMAND with these inputs failed.", failed
             )
         lock = snapshot.lock
-        # A stranger keeps everybody out as well as a holder does.
+        # Another program's session blocks migrations just as a holder does.
         held = True if (lock is not None and lock.legacy) or status.strangers else status.guarded
-        if held is not None:  # On a standby nobody knows.
+        if held is not None:  # Unknown on a standby.
             yield self._gauge("lock_held", "Whether the migration lock is held.", held)
-            # Without a holder's row nobody knows since when: 0 would be a lock that was taken just now.
+            # Without a row the time is unknown; 0 would mean that the lock was taken just now.
             if held and lock is not None:
                 seconds = inf if lock.seconds is None else lock.seconds
                 yield self._gauge(
@@ -118,7 +118,7 @@ class _Snapshots(Collector):
 
 
 def _timestamp(moment: str | None) -> float | None:
-    """Return a time in seconds since 1970; None for one that Python does not know (`infinity`, the year 10000)."""
+    """Return a time in seconds since 1970; None if Python cannot represent it (`infinity`, the year 10000)."""
     try:
         return None if moment is None else datetime.fromisoformat(moment).timestamp()
     except ValueError:
@@ -126,12 +126,12 @@ def _timestamp(moment: str | None) -> float | None:
 
 
 def expose(snapshot: Snapshot, reads: int, accept: str) -> Exposition:
-    """Return the metrics in the format that the header `accept` asks for, Prometheus' text format unless told."""
+    """Return the metrics in the format of the header `accept`; by default, Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Snapshots(snapshot, reads))
     try:
         encode, content_type = choose_encoder(accept)
         return Exposition(encode(registry), content_type)
-    except (TypeError, ValueError):  # It asks for a version that is no number.
+    except (TypeError, ValueError):  # It has an invalid version.
         encode, content_type = choose_encoder("")
         return Exposition(encode(registry), content_type)

@@ -1,6 +1,6 @@
-"""The service's description, as it is served: what can be asked, and what comes back. A constant.
+"""The service's OpenAPI description. A constant.
 
-Written by hand, because it is the contract: tests hold the service to it (tests/service/test_openapi.py).
+It is written by hand because it is the contract. Tests check that the service keeps it (tests/service/test_openapi.py).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _object(properties: Mapping[str, object], *, optional: tuple[str, ...] = ())
 
 
 _COUNT = {"type": "integer", "minimum": 0}
-# Of up to 18 digits. Many programs read all numbers as floating-point, which keeps 15.
+# Up to 18 digits. Many programs read all numbers as floating-point, which is exact up to 15.
 _VERSION = {**_COUNT, "format": "int64"}
 _TEXT = {"type": "string"}
 

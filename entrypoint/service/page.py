@@ -1,7 +1,7 @@
 """The page /admin over HTTP: who may see it, and how it is sent.
 
-A page that is open asks for itself again, with the ETag of what it has (static/script.js). Every such request takes its
-answer from the service's cache, and what is shown is laid out once for all who ask within that second.
+An open page requests itself again, with the ETag of its content (static/script.js). These requests are answered from
+the service's cache, and the page is rendered once for all requests within a second.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LOGIN, _LOGOUT = f"{_PAGE}/login", f"{_PAGE}/logout"
 _HERE = Path(__file__).parent
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 
-# What a wrong token costs beside being counted.
+# Seconds that a wrong token costs, in addition to being counted.
 _DELAY = 0.5
 _LARGEST_FORM = 4_096
 _FORM_PATIENCE = 5.0
@@ -58,7 +58,7 @@ _LIVE_POLICY = f"{_POLICY}; script-src 'self'; connect-src 'self'"
 
 
 class _Asset(NamedTuple):
-    """A file of ours; its name holds its content's hash, so that it may be kept for ever."""
+    """A static file. Its name contains a hash of its content, so that it can be cached forever."""
 
     name: str
     content: bytes
@@ -66,7 +66,7 @@ class _Asset(NamedTuple):
 
 
 class _Laid(NamedTuple):
-    """A page that has been laid out."""
+    """A rendered page."""
 
     html: bytes
     etag: str
@@ -78,7 +78,7 @@ def routes(service: Service) -> list[BaseRoute]:
     shown = [
         Route("/", _lead_on),
         Route(_PAGE, page.show),
-        # The same, for a page that is open; a path of its own in the log.
+        # The same, for an open page; it has its own path in the log.
         Route(_LIVE, page.show),
         Route(_BADGE, page.badge),
         Route(f"{_STATIC}/{{name}}", page.static),
@@ -94,12 +94,12 @@ def routes(service: Service) -> list[BaseRoute]:
 
 
 async def _lead_on(_request: Request) -> Response:
-    """Answer whoever has typed nothing but the address."""
+    """Redirect from the bare address to the page."""
     return RedirectResponse(_PAGE, 307, _HEADERS)
 
 
 class _Page:
-    """The page, its log-in, and what belongs to them."""
+    """The page, its login, and their files."""
 
     def __init__(self, service: Service) -> None:
         self._cache = service.cache
@@ -117,49 +117,49 @@ class _Page:
         }
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(_HERE / "templates"),
-            # Everything, whatever its file is called: what comes from outside is text.
+            # Escape everything, whatever the file name: what comes from outside is text.
             autoescape=True,
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
         )
         self._known: Snapshot | None = None
-        """The last that has a status; shown, as what it is, while there is none."""
+        """The last snapshot with a status, shown while there is no newer one."""
         self._laid: tuple[Snapshot | None, dict[bool, _Laid]] = (None, {})
 
     async def show(self, request: Request) -> Response:
-        """Answer with the page, or with the way to it."""
+        """Answer with the page, or with a redirect to the login."""
         if not self._admitted(request):
             if request.headers.get("sec-fetch-site") == "cross-site":
-                # Who follows a link on another site comes without the cookie, as it is SameSite=Strict.
+                # A link on another site leads here without the cookie, which is SameSite=Strict.
                 return self._html("again.html")
             return RedirectResponse(_LOGIN, 303, _HEADERS)
         laid = self._lay(await self._cache.get(), full="all" in request.query_params)
         headers = {**_HEADERS, "Content-Security-Policy": _LIVE_POLICY, "ETag": laid.etag}
-        # A proxy that compresses calls it weak.
+        # A compressing proxy makes it weak.
         if request.headers.get("if-none-match", "").removeprefix("W/") == laid.etag:
             return Response(status_code=304, headers=headers)
         return HTMLResponse(laid.html, headers=headers)
 
     async def badge(self, request: Request) -> Response:
-        """Answer with the badge, to whoever sees the page."""
+        """Answer with the badge, for those who can see the page."""
         if not self._admitted(request):
             return Response(status_code=403, headers=_HEADERS)
         drawn = as_svg(badge_of(await self._cache.get()))
         return Response(drawn, headers={**_HEADERS, "Content-Security-Policy": _POLICY}, media_type="image/svg+xml")
 
     async def ask(self, request: Request) -> Response:
-        """Answer with the form; with the way to the page if nobody has to log in."""
+        """Answer with the form, or with a redirect to the page if no login is needed."""
         return RedirectResponse(_PAGE, 303, _HEADERS) if self._admitted(request) else self._form()
 
     async def log_in(self, request: Request) -> Response:
-        """Answer to the form."""
+        """Handle the form."""
         if _foreign(request):
             return self._form(403, "Another site sent this form. Log in here.")
         offered = await _token(request)
         if offered is None:
             return self._form(400, "That is not this page's form.")
-        # From here to the count nobody else comes in between, however many try at the same time.
+        # There is no await from here to the count, so concurrent attempts are all counted.
         client = request.client.host if request.client else ""
         wait = self._throttle.wait(client, time.monotonic())
         if wait:
@@ -190,7 +190,7 @@ class _Page:
         return answer
 
     async def static(self, request: Request) -> Response:
-        """Answer with a file of ours; nobody has to be logged in to see how the log-in looks."""
+        """Answer with a static file. The login page needs them, so they are public."""
         asset = self._assets.get(request.path_params["name"])
         if asset is None:
             return Response(status_code=404, headers=_HEADERS)
@@ -198,14 +198,14 @@ class _Page:
         return Response(asset.content, headers=headers, media_type=asset.media_type)
 
     def _admitted(self, request: Request) -> bool:
-        """Tell whether somebody is logged in. Without tokens, raise HTTPException if they are not on this machine."""
+        """Return whether the user is logged in. Without tokens, raise HTTPException unless they are on this machine."""
         if not self._tokens.required:
             self._access.require(request)
             return True
         return sessions.accepted(request.cookies.get(sessions.COOKIE, ""), self._tokens.valid)
 
     def _lay(self, snapshot: Snapshot, *, full: bool) -> _Laid:
-        """Lay the page out, if nobody has asked for it since `snapshot` was taken."""
+        """Return the rendered page; render it if that has not been done for this `snapshot`."""
         if snapshot.status is not None:
             self._known = snapshot
         if self._laid[0] is not snapshot:
@@ -250,25 +250,25 @@ def _hash(content: bytes) -> str:
 
 
 def _encrypted(request: Request) -> bool:
-    """Tell whether the browser speaks TLS, if only to a proxy that says so.
+    """Return whether the browser uses TLS, possibly to a proxy that says so.
 
-    Whoever says so wrongly, makes their own cookie one that their browser does not send.
+    A client that lies about it only gets a cookie that its browser does not send.
     """
     said = request.headers.get("x-forwarded-proto", "").split(",")[0].strip()
     return "https" in (request.url.scheme, said.lower())
 
 
 def _foreign(request: Request) -> bool:
-    """Tell whether another site has sent this form.
+    """Return whether another site has sent this form.
 
-    The browser says so, in every context that it calls secure. Where it does not, SameSite=Strict keeps the cookie
-    back from such a log-out, and such a log-in needs a token and shows what every token shows.
+    Browsers say so in secure contexts. In others, SameSite=Strict withholds the cookie from a foreign logout, and a
+    foreign login needs a token and shows nothing more than that token does.
     """
     return request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}
 
 
 async def _token(request: Request) -> str | None:
-    """Return what was typed into the form; None if it is not that form, or does not come to an end."""
+    """Return the token in the form; None if it is another form, or too long."""
     body = b""
     try:
         async with asyncio.timeout(_FORM_PATIENCE):

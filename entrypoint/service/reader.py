@@ -1,4 +1,4 @@
-"""Asks the database, on one connection that is kept. Blocks, but never for long; used by one thread at a time."""
+"""Reads the database on one persistent connection. Blocks, but never for long; used by one thread at a time."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
     from entrypoint.service.snapshot import Snapshot
     from entrypoint.settings import Settings
 
-# For reading the ledger, on a connection that is there.
+# Seconds for reading the ledger on an open connection.
 _PATIENCE = 2.0
-# What remains of it after the end of an old connection was seen at once, as after a restart of the server.
+# Seconds that must remain to try again if an old connection turns out to be closed, for example after a restart.
 _QUICKLY = 1.0
-# For a statement that has to be cancelled, and for reading the files.
+# Seconds for cancelling a statement, and for reading the files.
 _MARGIN = 1.5
 
 
 class _Answer(NamedTuple):
-    """What the database has said."""
+    """The answer of the database."""
 
     reading: Reading
     place: Place
@@ -60,17 +60,17 @@ class _Answer(NamedTuple):
 
 
 class _Files(NamedTuple):
-    """The migration files, and by what to see that they are the same still."""
+    """The migration files, and what shows whether they have changed."""
 
     signature: tuple[tuple[str, int, int, int], ...]
     directory: Directory
 
 
 class Reader:
-    """Compares files and database whenever it is asked."""
+    """Compares the files with the database on request."""
 
     def __init__(self, settings: Settings) -> None:
-        """Check the address. Raises ConfigurationError; connects to nobody yet."""
+        """Check the address, without connecting. Raises ConfigurationError."""
         self._settings = settings
         self._target = target_of(settings.address, token=os.urandom(8).hex())
         self.database = database_of(self._target)
@@ -84,15 +84,15 @@ class Reader:
         self._trouble: str | None = None
         self._reading_now = threading.Lock()
         self.reads = 0
-        """How often the database has been asked, or was to be."""
+        """How often the database has been read, including failed attempts."""
 
     @property
     def longest(self) -> float:
-        """How long one `read` may take, in seconds."""
+        """How many seconds one `read` may take."""
         return self._settings.connect.timeout + _PATIENCE + _MARGIN
 
     def read(self) -> Snapshot:
-        """Return how things stand now: the status, or why there is none. Never raises."""
+        """Return the current status, or why there is none. Never raises."""
         with self._reading_now:
             return self._read()
 
@@ -103,7 +103,7 @@ class Reader:
             found = self._ask(taken)
         except EntrypointError as error:
             found = snapshot.of_failure(error, database=self.database, taken=taken)
-        except Exception as error:  # noqa: BLE001 - a mistake of ours must not end the service
+        except Exception as error:  # noqa: BLE001 - an internal error must not end the service
             self.close()
             found = snapshot.of_failure(internal_error(error), database=self.database, taken=taken)
         found = replace(found, where=whereabouts(self._settings.role).line.strip())
@@ -120,7 +120,7 @@ class Reader:
         return replace(found, statement=answer.statement, waiting=answer.waiting)
 
     def directory(self) -> Directory:
-        """Return the migration files, read again only if one of them is not what it was. Raises EntrypointError."""
+        """Return the migration files, and read them again only if one has changed. Raises EntrypointError."""
         path = self._settings.migrations_dir
         signature = _signature(path)
         if self._files is None or signature is None or self._files.signature != signature:
@@ -129,7 +129,7 @@ class Reader:
         return self._files.directory
 
     def leave(self) -> None:
-        """Say good-bye to the server, unless another thread is still waiting for its answer; the process ends now."""
+        """Close the connection, unless another thread is still using it; the process is about to end."""
         if self._reading_now.acquire(blocking=False):
             self.close()
 
@@ -145,7 +145,7 @@ class Reader:
             try:
                 return self._read_on(self._session, patience)
             except ConnectionLostError:
-                # That an old connection has ended is no news. That the server does not answer is.
+                # A closed old connection is not worth a report. A server that does not answer is.
                 if patience.remaining() < _QUICKLY:
                     raise
         try:
@@ -172,7 +172,7 @@ class Reader:
     def _holders(
         self, session: Session, place: Place, reading: Reading, patience: Deadline
     ) -> tuple[Excerpt | None, Waiters | None]:
-        """Return what a living holder is at, and who waits for it."""
+        """Return what a live holder is doing, and who waits for it."""
         lock = reading.lock
         if not is_guarded(reading):
             self._lookout.forget()
@@ -183,7 +183,7 @@ class Reader:
         return self._running.statement(lock, self.directory(), escapes=session.escapes), waiting
 
     def _tell(self, found: Snapshot) -> None:
-        """Log that there is no answer, and that there is one again; not every second."""
+        """Log when the answers stop and when they come back, but not every second."""
         failure = found.failure
         if failure is None:
             if self._trouble is not None:
@@ -200,7 +200,7 @@ def _listed(path: str) -> list[tuple[str, os.stat_result]]:
 
 
 def _signature(path: str) -> tuple[tuple[str, int, int, int], ...] | None:
-    """Return names, times and sizes of all that is in a directory; None if it cannot be read, or if there is none."""
+    """Return names, times and sizes of everything in a directory; None if it is missing or cannot be read."""
     if not path:
         return None
     try:

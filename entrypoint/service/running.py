@@ -1,7 +1,7 @@
-"""The statement that the lock's holder is at, from the service's own copy of the file.
+"""The statement that the lock's holder is running, taken from the service's own copy of the file.
 
-The lock's row has its number. PostgreSQL shows a file that is sent as a whole as one query, cut off after 1 kB, so the
-text comes from the file: if the file that the service sees has as many statements as the holder says.
+The lock's row has the number of the statement. PostgreSQL shows a file that was sent as a whole as one query, cut off
+after 1 kB, so the text comes from the file, if its number of statements is what the holder reports.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.prepare import Prepared
     from entrypoint.migration.script.scanner import Statement
 
-# Splitting a file costs time, while others wait for the service's answer: 256 KiB take 50 ms.
+# Splitting a file takes time, while requests wait: 50 ms for 256 KiB.
 _LARGEST = 2**18
 
 
@@ -29,15 +29,15 @@ class Excerpt(NamedTuple):
     """The first line of a statement."""
 
     line: int
-    """Where it is in the file, counted from 1."""
+    """Its line in the file, counted from 1."""
     text: str
     """Without secrets."""
     or_later: bool
-    """Whether PostgreSQL may be further: it sends the small results of a whole file together."""
+    """Whether PostgreSQL may be past it: it sends the small results of a whole file together."""
 
 
 class Running:
-    """Finds the statement; keeps the last file that it has split."""
+    """Finds the statement, and remembers the last file that it has split."""
 
     def __init__(self) -> None:
         """Begin with no file."""
@@ -45,9 +45,9 @@ class Running:
         self._split: Prepared | None = None
 
     def statement(self, lock: LockRow, directory: Directory, *, escapes: bool) -> Excerpt | None:
-        """Return where the holder is; None if the row does not tell, or the service has no such file.
+        """Return where the holder is; None if the row does not say, or the service does not have the file.
 
-        `escapes`: whether the server takes a backslash in an ordinary string for the beginning of an escape.
+        `escapes`: whether a backslash in an ordinary string starts an escape on the server.
         """
         file = next((file for file in directory.files if file.name == lock.migration), None)
         if file is None or not lock.statement or not lock.statements:
@@ -59,7 +59,7 @@ class Running:
             return None
         at, or_later = _place(split.advice.statements, lock.statement - 1, lock.detail)
         statement = split.advice.statements[at]
-        # The whole of it is searched: a secret's name may be on another line than the secret.
+        # Redact the whole statement: a secret's name may be on a different line from the secret.
         text = foreign(split.text[statement.start : statement.end])
         return Excerpt(statement.line, text.partition("\n")[0].rstrip(), or_later)
 
@@ -77,7 +77,7 @@ def _split(file: MigrationFile, *, escapes: bool) -> Prepared | None:
 def _place(statements: Sequence[Statement], first: int, detail: Mapping[str, object]) -> tuple[int, bool]:
     """Return the statement's place in the list, and whether it may be a later one.
 
-    If it may be, the command that PostgreSQL reports tells which one it is, unless two begin alike.
+    If so, the command that PostgreSQL reports tells which one it is, unless two begin with the same words.
     """
     if not detail.get("or_later"):
         return first, False

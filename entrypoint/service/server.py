@@ -1,4 +1,4 @@
-"""The process: listens, answers, and ends within two seconds of SIGTERM, whoever hangs on to it."""
+"""The process: listens, answers, and ends within two seconds of SIGTERM, whatever its clients do."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
     from entrypoint.settings.service import ServiceSettings
 
 _BACKLOG = 128
-# An address that is not this machine's, though its name is: /etc/hosts has ::1 where IPv6 is switched off.
+# This machine's name can have an address that it does not have: /etc/hosts has ::1 even if IPv6 is off.
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-# From the signal: so long requests may wait for the database. Then they are told that there will be no answer, and
-# after that all connections are ended.
+# Seconds after the signal: until then, requests may wait for the database. Then they are told that there will be no
+# answer, and after that all connections are closed.
 _GRACE = 0.6
 _LAST_WORDS = 0.3
-# What a listener lacks if it cannot take a new client, and how often that is said, in seconds.
+# Errors with which a listener cannot accept a client, and how often to log them, in seconds.
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _SAY_AGAIN = 60.0
 
 
 def serve(settings: Settings, service: ServiceSettings) -> None:
-    """Answer until SIGTERM or SIGINT. Raises EntrypointError if it cannot begin."""
-    gc.enable()  # Off since the first line of __main__.
+    """Answer until SIGTERM or SIGINT. Raises EntrypointError if it cannot start."""
+    gc.enable()  # It has been off since the first line of __main__.
     logs.adopt_other_packages()
     reader = Reader(settings)
     reader.directory()
@@ -63,7 +63,7 @@ def serve(settings: Settings, service: ServiceSettings) -> None:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Return listeners on all addresses that `host` has and this machine, too; one at least.
+    """Return listeners on all addresses of `host` that this machine has, at least one.
 
     Raises ConfigurationError.
     """
@@ -81,8 +81,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
                 absent = error
                 continue
             listeners.append(listener)
-            # Its connections inherit it. An answer goes out in two pieces, and the second would wait for the client to
-            # acknowledge the first, which takes 40 ms. (asyncio sees to that only where a socket says it is TCP's.)
+            # Its connections inherit this. An answer is sent in two parts, and the second would wait for the client to
+            # acknowledge the first, which takes 40 ms. (asyncio sets it only for sockets that it knows to be TCP.)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if absent is not None and not listeners:
             raise absent
@@ -99,14 +99,14 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 def _reason(error: OSError) -> str:
-    """Return why there is no listener. Python adds the address to some texts, and names have errors of their own."""
+    """Return why it cannot listen. Python adds the address to some messages, and host names have their own errors."""
     if error.errno is None or isinstance(error, socket.gaierror):
         return error.strerror or str(error)
     return os.strerror(error.errno)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, whose end is ours to bring about."""
+    """uvicorn's server; this module decides when it ends."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -114,16 +114,16 @@ class _Server(uvicorn.Server):
         yield
 
     def drop_connections(self) -> None:
-        """End all connections, whatever they are at."""
+        """Close all connections, whatever they are doing."""
         for connection in list(self.server_state.connections):
             if isinstance(connection, Connection):
                 connection.drop()
 
 
 class _Complaints:
-    """What asyncio has to say of errors that nobody handles.
+    """Logs errors that asyncio reports.
 
-    A listener without descriptors for new clients tries again a second later, and says so for each place in its queue.
+    A listener without free descriptors tries again a second later, and reports that for each place in its queue.
     """
 
     def __init__(self, server: uvicorn.Server) -> None:
@@ -141,7 +141,7 @@ class _Complaints:
                     f"not accepting new clients for now: {os.strerror(error.errno)}",
                     remedy="Raise the limit of open files (ulimit -n, LimitNOFILE): the service needs 512.",
                 )
-        elif not (self._server.should_exit and isinstance(error, ValueError)):  # else: that try, of a closed listener
+        elif not (self._server.should_exit and isinstance(error, ValueError)):  # else: the retry of a closed listener
             loop.default_exception_handler(context)
 
 
@@ -193,7 +193,7 @@ async def _serve(
         loop.call_later(_GRACE, cache.leave)
         loop.call_later(_GRACE + _LAST_WORDS, server.drop_connections)
 
-    # Signal handlers run between two steps of whatever the loop is doing.
+    # Signal handlers run between two steps of the event loop.
     signals.delegate_to(lambda signum: loop.call_soon_threadsafe(end, signum))
     _tell(about, listeners)
     await server.serve(sockets=list(listeners))

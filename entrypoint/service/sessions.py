@@ -1,8 +1,8 @@
-"""Sessions of the page: a cookie that says when somebody logged in, signed with the token that they showed.
+"""Sessions of the page: a cookie with the time of the login, signed with the token that was used.
 
-The signing key is derived from the token and from nothing else. So replicas agree without sharing anything, a restart
-ends no session, and a token that is taken out of the configuration ends those that were begun with it. There is no
-list of sessions: logging out deletes the cookie, and a copy of it lives until it expires.
+The signing key is derived from the token and nothing else. So replicas agree without shared state, sessions survive a
+restart, and removing a token from the configuration ends its sessions. There is no list of sessions: logging out
+deletes the cookie, and a copy of it is valid until it expires.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ COOKIE = "entrypoint_session"
 # A working day.
 LIFETIME = 12 * 3600
 
-# Says what the key is for: a signature made with the same token elsewhere is none of a session's.
+# States the purpose of the key, so that a signature made elsewhere with the same token is not a session.
 _PURPOSE = b"entrypoint.service.session.v1"
 _CONTENT = b"admin"
 
 
 def issue(token: str) -> str:
-    """Return the cookie for somebody who has just shown this token."""
+    """Return the cookie for a login with this token."""
     return _signer(token).sign(_CONTENT).decode()
 
 
 def accepted(cookie: str, tokens: Iterable[str]) -> bool:
-    """Tell whether one of the tokens has signed the cookie, and not too long ago."""
+    """Return whether the cookie was signed with one of the tokens, and has not expired."""
     return any(_signed(cookie, token) for token in tokens)
 
 
@@ -55,19 +55,19 @@ class _Failures(NamedTuple):
 class Throttle:
     """Counts wrong tokens by client, in a fixed amount of memory.
 
-    It makes guessing slow and visible; what makes it hopeless is a long token. Behind a proxy that hides its clients
-    all are one, which then may have to wait for each other.
+    This makes guessing slow and visible; a long token makes it hopeless. Behind a proxy that hides its clients, all of
+    them count as one, and may have to wait for each other.
     """
 
     def __init__(self, attempts: int = 5, seconds: float = 60, clients: int = 1_000) -> None:
-        """Allow so many wrong tokens in so many seconds, counted from the first; remember so many clients."""
+        """Set how many wrong tokens are allowed, in how many seconds after the first, and how many clients to track."""
         self._attempts = attempts
         self._seconds = seconds
         self._most = clients
         self._clients: OrderedDict[str, _Failures] = OrderedDict()
 
     def wait(self, client: str, now: float) -> float:
-        """Return for how many seconds this client may not try; 0 if it may."""
+        """Return how many seconds this client has to wait; 0 if it may try now."""
         found = self._clients.get(client)
         if found is None or found.until <= now or found.number < self._attempts:
             return 0.0

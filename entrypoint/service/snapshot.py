@@ -1,4 +1,4 @@
-"""What the service knows at one moment: the answer of `status`, or why there is none. A plain value."""
+"""What the service knows at one moment: the status, or why there is none. A plain value."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Failure(NamedTuple):
     """Why there is no answer, without secrets."""
 
     event: str
-    """As the log calls it: database.unavailable, files.invalid, …"""
+    """Its event in the log: database.unavailable, files.invalid, …"""
     message: str
     remedy: str
     reachable: bool
-    """Whether the database answered all the same."""
+    """Whether the database answered nevertheless."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,21 @@ class Snapshot:
     """Either a status or a failure, with all texts redacted."""
 
     database: str
-    """The database's name, to tell several apart; no address."""
+    """The name of the database, to distinguish several; without the address."""
     taken: float
-    """When the database was asked, in seconds since 1970."""
+    """When the database was read, in seconds since 1970."""
     status: Status | None
     failure: Failure | None
     where: str = ""
     """Which database it is, for a person: `shop on db:5432 as shop_owner, schema public`."""
     statement: Excerpt | None = None
-    """What the lock's holder is at, if that can be told."""
+    """The statement that the lock's holder is running, if known."""
     waiting: Waiters | None = None
-    """Who waits for the lock; None while nobody holds it."""
+    """Who waits for the lock; None while it is free."""
 
     @property
     def taken_at(self) -> str:
-        """When the database was asked, as in 2026-11-22T10:30:00.123Z."""
+        """When the database was read, as in 2026-11-22T10:30:00.123Z."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(self.taken))
         return f"{moment}.{int(self.taken % 1 * 1000):03d}Z"
 
@@ -61,71 +61,71 @@ class Snapshot:
 
     @property
     def name(self) -> StatusName:
-        """The status in one word; `error` also where there is no answer."""
+        """The status in one word; `error` also if there is no answer."""
         return "error" if self.status is None else self.status.name
 
     @property
     def applied(self) -> tuple[Line, ...]:
-        """What is applied, in order, also where the file has changed or is gone."""
+        """The applied migrations in order, including those whose file has changed or is missing."""
         return self.lines(*APPLIED)
 
     @property
     def pending(self) -> tuple[Line, ...]:
-        """What nobody has tried yet."""
+        """The migrations that have not been tried yet."""
         return self.lines("pending")
 
     @property
     def failed(self) -> tuple[Line, ...]:
-        """What PostgreSQL refused, with the error."""
+        """The failed migrations, with their errors."""
         return self.lines("failed")
 
     @property
     def running(self) -> tuple[Line, ...]:
-        """Files outside a transaction that run now, or were interrupted."""
+        """Files outside a transaction that are running, or were interrupted."""
         return self.lines("running")
 
     @property
     def changed(self) -> tuple[Line, ...]:
-        """What is applied and has another text now."""
+        """The applied migrations whose file has changed."""
         return self.lines("changed")
 
     @property
     def missing(self) -> tuple[Line, ...]:
-        """What is applied and has no file any more, though later ones have."""
+        """The applied migrations whose file is missing although later files exist."""
         return self.lines("missing")
 
     @property
     def ahead(self) -> tuple[Line, ...]:
-        """What is applied beyond the last file."""
+        """The applied migrations above the last file."""
         return self.lines("ahead")
 
     def lines(self, *states: str) -> tuple[Line, ...]:
-        """Return the migrations that are in one of these states, in order of their numbers."""
+        """Return the migrations in one of these states, in the order of their numbers."""
         return tuple(line for line in self.status.lines if line.state in states) if self.status else ()
 
     @property
     def lock(self) -> LockRow | None:
-        """The lock's row if somebody holds it: holder, since when, and what it is doing."""
+        """The lock's row, if the lock is held: the holder, since when, and what it is doing."""
         lock = self.status.lock if self.status else None
         return lock if lock is not None and lock.held else None
 
     @property
     def migrating(self) -> bool:
-        """Whether a living holder has the lock; of the earlier system's, nobody knows whether they live.
+        """Whether a live holder has the lock. A holder of the earlier system counts, as there is no way to tell.
 
-        False on a standby, where nobody knows of any.
+        False on a standby, where holders cannot be seen.
         """
         lock = self.lock
         return lock is not None and (lock.legacy or (self.status is not None and self.status.guarded is True))
 
     @property
     def last_duration(self) -> float | None:
-        """How long the migration that was applied last took, in seconds."""
+        """How many seconds the last applied migration took."""
         last = self.status.last if self.status else None
         return None if last is None or last.milliseconds is None else last.milliseconds / 1000
 
     def documented(self) -> dict[str, object]:
-        """Return the status API's answer."""
+        """Return the answer of the status API."""
         if self.status is not None:
             waiting = None if self.waiting is None else self.waiting.documented()
             data = self.status.documented() | {"database": self.database, "waiting": waiting, "takenAt": self.taken_at}
@@ -140,12 +140,12 @@ class Snapshot:
 
     @cached_property
     def answer(self) -> bytes:
-        """The same as JSON, made once for all who ask within a second."""
+        """The same as JSON, encoded once for all requests within a second."""
         return json.dumps(self.documented(), ensure_ascii=False).encode(errors="replace")
 
 
 def of_status(status: Status, *, database: str, taken: float) -> Snapshot:
-    """Return the snapshot of an answer, without secrets in the texts that the database holds."""
+    """Return the snapshot of an answer, with secrets removed from texts in the database."""
     last, lock = status.last, status.lock
     return Snapshot(
         database,

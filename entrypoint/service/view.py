@@ -1,7 +1,6 @@
-"""What the page /admin shows, worked out from a snapshot: pure functions from values to values.
+"""What the page /admin shows, computed from a snapshot: pure functions from values to values.
 
-The template only lays out. Every text here that comes from outside has been through `wording`; escaping what is
-markup is the template's.
+The template only does the layout, and escapes markup. Every text from outside goes through `wording` here.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ if TYPE_CHECKING:
 
     Tone = Literal["good", "pending", "working", "bad", "away"]
 
-# How many of the applied migrations are listed unless all are asked for.
+# How many applied migrations are listed unless all are requested.
 RECENT = 50
 
-# How often a page that is open looks again, in milliseconds, by how soon something may happen.
+# How often an open page is updated, in milliseconds, depending on how soon something may happen.
 _OFTEN, _NOW_AND_THEN, _SELDOM = 1_000, 2_000, 4_000
 
 
 class State(NamedTuple):
-    """A migration's state: never by colour alone, so with a word and a sign of its own."""
+    """A migration's state. Colour alone would not do, so it has a word and a sign."""
 
     label: str
     sign: str
@@ -65,7 +64,7 @@ _REPEATABLE_STATES = {
 }
 _NOT_APPLIED = ("pending", "after", "running", "failed")
 
-# What each kind of problem means, and what to do about it; the most urgent first.
+# What each kind of problem means, and how to fix it; the most urgent first.
 _PROBLEMS = {
     "failed": (
         "PostgreSQL reported an error. This file is skipped until it changes, and later files wait behind it.",
@@ -94,7 +93,7 @@ _REPEATABLE_PROBLEM = (
     "Correct the file and deploy it. If you have fixed the cause elsewhere:",
     "entrypoint migrate",
 )
-# Commands in a remedy that can be typed as they stand: nothing follows that would have to be filled in.
+# Commands in a remedy that can be run as they are, without anything to fill in.
 _COMMAND = re.compile(
     r"\bentrypoint (?:check|migrate|repair|status|unlock)\b(?: --[a-z-]+)*(?=[.,;:)`]|\s(?![A-Z0-9<-])|$)"
 )
@@ -108,7 +107,7 @@ class Entry(NamedTuple):
     state: State
     at: wording.Time | None
     took: str | None
-    """None if nobody recorded it, or if it has not run."""
+    """None if it was not recorded, or has not run."""
     bar: float | None
     version: str | None
 
@@ -117,7 +116,7 @@ class Problem(NamedTuple):
     """A file that needs attention."""
 
     key: str
-    """Tells it from the others."""
+    """Distinguishes it from the others."""
     name: str
     state: State
     at: wording.Time | None
@@ -133,14 +132,14 @@ class Repeated(NamedTuple):
     name: str
     state: State
     at: wording.Time | None
-    """When the text was applied that is in force."""
+    """When the version now in force was applied."""
     version: str | None
     report: str | None
-    """What PostgreSQL said, if it has failed."""
+    """PostgreSQL's error, if it has failed."""
 
 
 class Day(NamedTuple):
-    """What was applied on one day, in UTC; without a date, what was applied nobody knows when."""
+    """What was applied on one day, in UTC; without a date, what was applied at an unknown time."""
 
     label: str
     machine: str | None
@@ -149,7 +148,7 @@ class Day(NamedTuple):
 
 
 class Fact(NamedTuple):
-    """A figure with its name."""
+    """A value with its name."""
 
     label: str
     value: str
@@ -161,15 +160,15 @@ class Page(NamedTuple):
 
     tone: Tone
     headline: str
-    """Changes only when something has happened: a screen reader says it aloud each time."""
+    """It changes only when something has happened, because a screen reader reads it out each time."""
     explanation: str
     fault: str | None
-    """Why there is no status, or none that is new."""
+    """Why there is no status, or no new one."""
     remedy: str
     commands: tuple[str, ...]
-    """Those in the remedy, to be copied."""
+    """The commands in the remedy, to be copied."""
     poll: int
-    """After how many milliseconds an open page looks again."""
+    """After how many milliseconds an open page is updated."""
     facts: tuple[Fact, ...]
     strip: tuple[bars.Cell, ...]
     strip_label: str
@@ -180,16 +179,16 @@ class Page(NamedTuple):
     days: tuple[Day, ...]
     scale: str
     older: int
-    """How many applied migrations are left out."""
+    """How many applied migrations are not listed."""
     seen: wording.Time | None
-    """When what is shown was read, if that is not just now."""
+    """When the status was read, if not just now."""
 
 
 def show(snapshot: Snapshot, known: Snapshot | None = None, *, full: bool = False) -> Page:
     """Return what the page shows.
 
-    `known` is the last snapshot with a status, shown while the new one has none. `full` lists all that is applied, not
-    only the latest.
+    `known` is the last snapshot with a status, shown while the new one has none. `full`: list everything that is
+    applied, not only the latest.
     """
     failure = snapshot.failure
     if failure is None:
@@ -205,7 +204,7 @@ def show(snapshot: Snapshot, known: Snapshot | None = None, *, full: bool = Fals
     done = [line for line in lines if line.state in APPLIED]
     shown = sorted(done, key=_recency, reverse=True)[: None if full else RECENT]
     scale = bars.scale(line.milliseconds for line in shown)
-    # Who holds the lock is out of date as soon as it has been seen.
+    # An old answer about the lock is worthless.
     work = work_of(status, known.statement, known.waiting) if failure is None else None
     return Page(
         tone=tone,
@@ -280,7 +279,7 @@ def _verdict(status: Status) -> tuple[Tone, str, str]:
 
 
 def _about_command(status: Status) -> tuple[Tone, str, str] | None:
-    """Return the banner if another migration tool is to run, and nothing else is."""
+    """Return the banner if only the other migration tool is pending."""
     command = status.command
     if command is None or not command.pending or status.pending:
         return None
@@ -295,7 +294,7 @@ def _about_command(status: Status) -> tuple[Tone, str, str] | None:
 
 
 def _about_repeatables(status: Status) -> tuple[Tone, str, str] | None:
-    """Return the banner if there is something to do in repeatable/, and nothing else."""
+    """Return the banner if only repeatable files are pending or have failed."""
     if status.pending or any(line.state == "failed" for line in status.lines):
         return None
     at = f"At version {status.current}" if status.applied else "No migration is applied"
@@ -316,7 +315,7 @@ def _about_repeatables(status: Status) -> tuple[Tone, str, str] | None:
 
 
 def _no_start(status: Status) -> tuple[Tone, str, str] | None:
-    """Return the banner if no start would do anything."""
+    """Return the banner if starts refuse to migrate."""
     if status.untrusted:
         remedy = "Starts refuse to use it. Connect as the owner, or set MIGRATION_ROLE to the owner."
         return "bad", "The migration history cannot be trusted", f"{wording.report(status.untrusted)}. {remedy}"
@@ -436,7 +435,7 @@ def _entry(line: Line, status: Status, scale: bars.Scale | None = None) -> Entry
 
 
 def _problems(lines: Iterable[Line], status: Status) -> tuple[Problem, ...]:
-    """Return what needs attention: first what stops a start."""
+    """Return what needs attention, first what stops a start."""
     found = (*_line_problems(lines, status), *_repeatable_problems(status))
     return tuple(sorted(found, key=lambda problem: problem.state.tone != "bad"))
 
@@ -463,7 +462,7 @@ def _recency(line: Line) -> tuple[str, int]:
 
 
 def _days(lines: Sequence[Line], status: Status, scale: bars.Scale) -> Iterable[Day]:
-    """Group what was applied, the latest first, by days."""
+    """Group what was applied by day, the latest first."""
     pairs = [(wording.moment(line.applied_at), line) for line in lines]
     for date, group in groupby(pairs, key=lambda pair: pair[0] and pair[0].date()):
         members = list(group)

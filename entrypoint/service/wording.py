@@ -1,7 +1,7 @@
-"""Texts, times and lengths as the page shows them. Pure functions.
+"""Texts, times and durations as the page shows them. Pure functions.
 
-File names, versions, hosts and messages come from outside. The templates escape what is markup; here is made visible
-what would be invisible, or would change how its surroundings are read.
+File names, versions, hosts and messages come from outside. The templates escape markup; this module makes characters
+visible that would be invisible or change how the surrounding text is read.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-# Control characters, those that change the direction of what follows or are not to be seen at all, halves of pairs.
+# Control characters, invisible ones, those that change the direction of text, and lone surrogates.
 _UNSEEN = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
-# Long enough for every name that means something; a file system allows 255 bytes.
+# Long enough for every meaningful name; a file system allows 255 bytes.
 _NAME = 200
 _REPORT = 4_000
 _LINES = frozenset("\n\t")
 
 
 def name(text: str) -> str:
-    """Return a name from outside on one line, as `⟨U+202E⟩` where a character cannot be seen, and not endless."""
+    """Return a name from outside on one line, shortened, with invisible characters as `⟨U+202E⟩`."""
     return _cut(_visible(text, frozenset()), _NAME)
 
 
 def report(text: str) -> str:
-    """Return a message from outside; its lines are kept."""
+    """Return a message from outside, with its lines."""
     return _cut(_visible(text.replace("\r\n", "\n").strip("\n"), _LINES), _REPORT)
 
 
@@ -44,7 +44,7 @@ def _cut(text: str, limit: int) -> str:
 
 
 def length(milliseconds: float) -> str:
-    """Return how long something took, in the one or two units that matter: 7 ms, 1.4 s, 2 min 5 s, 3 h 12 min."""
+    """Return how long something took, in one or two units: 7 ms, 1.4 s, 2 min 5 s, 3 h 12 min."""
     if milliseconds < 999.5:
         return f"{milliseconds:.0f} ms"
     if milliseconds < 59_950:
@@ -53,7 +53,7 @@ def length(milliseconds: float) -> str:
 
 
 def whole(seconds: float) -> str:
-    """Return a time that runs, without fractions: 0 s, 59 s, 2 min 5 s, 3 h 12 min, 2 d 4 h."""
+    """Return a running time, without fractions: 0 s, 59 s, 2 min 5 s, 3 h 12 min, 2 d 4 h."""
     rest = max(0, round(seconds))
     for unit, size, smaller, part in (("d", 86_400, "h", 3_600), ("h", 3_600, "min", 60), ("min", 60, "s", 1)):
         if rest >= size:
@@ -63,7 +63,7 @@ def whole(seconds: float) -> str:
 
 
 def moment(text: str | None) -> datetime | None:
-    """Return the time in a text such as 2026-11-22T10:30:00Z; None if it is none that a calendar has.
+    """Return the time in a text such as 2026-11-22T10:30:00Z; None if it is not in the calendar.
 
     PostgreSQL also knows `infinity` and years beyond 9999.
     """
@@ -76,7 +76,7 @@ def moment(text: str | None) -> datetime | None:
 
 
 class Time(NamedTuple):
-    """A point in time, in UTC, for a person and for a program."""
+    """A point in time, in UTC, for people and for programs."""
 
     machine: str
     day: str
@@ -84,7 +84,7 @@ class Time(NamedTuple):
 
 
 def time(moment: datetime | None) -> Time | None:
-    """Return a point in time as the page shows it; None if it is not known."""
+    """Return a point in time as the page shows it; None if it is unknown."""
     return None if moment is None else Time(machine(moment), day(moment), f"{moment:%H:%M:%S}")
 
 

@@ -1,4 +1,4 @@
-"""Who holds the migration lock, and what they are at, as the page shows it. Pure functions."""
+"""Who holds the migration lock and what they are doing, as the page shows it. Pure functions."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from entrypoint.operations.waiters import Waiter, Waiters
     from entrypoint.service.running import Excerpt
 
-# So many of those who wait are listed.
+# How many waiting starts are listed.
 _MOST_WAITERS = 5
 
 
 class Steps(NamedTuple):
-    """How much of something is done."""
+    """Progress: how much of something is done."""
 
     value: int | None
-    """None if nobody knows."""
+    """None if it is unknown."""
     limit: int
     label: str
 
 
 class Note(NamedTuple):
-    """What keeps the holder, or everybody, waiting."""
+    """What the holder, or everybody, is waiting for."""
 
     text: str
     command: str = ""
-    """What to type about it."""
+    """The command to run."""
 
 
 class Waiting(NamedTuple):
@@ -51,21 +51,21 @@ class Waiting(NamedTuple):
 
 
 class Work(NamedTuple):
-    """The lock's holder, and what it is at."""
+    """The lock's holder, and what it is doing."""
 
     title: str
     tone: Literal["working", "pending"]
     file: str | None
     steps: Steps | None
-    """Which statement of the file."""
+    """Which statement of the file it is running."""
     line: str | None
-    """Where that statement is in the file."""
+    """The position of that statement in the file."""
     statement: str | None
     """Its first line."""
     activity: str | None
-    """What PostgreSQL says of the statement."""
+    """PostgreSQL's progress report about the statement."""
     share: Steps | None
-    """How much of the statement's phase."""
+    """How much of the statement's phase is done."""
     notes: tuple[Note, ...]
     holder: str | None
     process: int | None
@@ -76,15 +76,15 @@ class Work(NamedTuple):
 
 
 def at_work(status: Status) -> bool:
-    """Tell whether somebody lives who holds the lock: the guard is what counts, and a row without one is a memory.
+    """Return whether the lock has a live holder. The guard decides; a row without it is left over.
 
-    False on a standby, where nobody knows.
+    False on a standby, where it is unknown.
     """
     return status.guarded is True or (status.lock is not None and status.lock.legacy)
 
 
 def work_of(status: Status, statement: Excerpt | None = None, waiting: Waiters | None = None) -> Work | None:
-    """Return who holds the lock; None if nobody does and nobody has left its row behind."""
+    """Return who holds the lock; None if it is free and no row is left over."""
     lock, guarded = status.lock, status.guarded
     if lock is None or not lock.held:
         if status.strangers and not guarded:
@@ -108,7 +108,7 @@ def work_of(status: Status, statement: Excerpt | None = None, waiting: Waiters |
         holder=wording.name(lock.holder) if lock.holder else None,
         process=lock.process_id,
         since=wording.time(wording.moment(lock.since)),
-        # A ledger may say `infinity`.
+        # The row may say `infinity`.
         held_for=None if lock.seconds is None or not isfinite(lock.seconds) else wording.whole(lock.seconds),
         waiting=_waiting(waiting) if live and waiting else None,
     )
@@ -134,11 +134,11 @@ def _nobody(title: str, tone: Literal["working", "pending"], notes: Iterable[Not
 
 
 def _share(detail: Mapping[str, object]) -> Steps | None:
-    """Return how far the statement is; None if nobody knows, and nothing is being done just now."""
+    """Return the progress of the statement; None if it is unknown and nothing is running right now."""
     percent = detail.get("percent")
     if not isinstance(percent, int):
         return None if detail.get("blocked_by") or detail.get("retry") else Steps(None, 100, "in progress")
-    # Of what runs in batches it is all of it.
+    # For batches, it is the percentage of the whole.
     of_phase = " of this phase" if detail.get("phase") and "batches" not in detail else ""
     return Steps(percent, 100, f"{percent} %{of_phase}")
 
@@ -164,7 +164,7 @@ def _steps(lock: LockRow, detail: Mapping[str, object]) -> Steps | None:
     later = " or later" if detail.get("or_later") else ""
     seconds = detail.get("seconds")
     lasting = f", for {wording.whole(seconds)}" if isinstance(seconds, int) else ""
-    # What is done are the statements before this one.
+    # Only the statements before this one are done.
     done = min(lock.statement, lock.statements) - 1
     return Steps(done, lock.statements, f"statement {lock.statement}{later} of {lock.statements}{lasting}")
 

@@ -1,1 +1,1 @@
-"""What another tool's own table says is applied, and which of our files that is."""
+"""What another tool's own table says is applied, and to which of our files that belongs."""

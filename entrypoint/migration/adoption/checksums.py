@@ -1,7 +1,7 @@
-"""What a tool recorded of a file's text, worked out again from our file: it differs if somebody changed the file since.
+"""Checksums as other tools record them, computed from our file. They differ if the file has changed since.
 
 Flyway: CRC-32 of the lines without their ends, as a signed number. sqlx: SHA-384, Prisma: SHA-256, both of the file's
-bytes. `import` puts lines above a file and takes a byte-order mark away, and leaves the rest as it was.
+bytes. `import` adds lines at the top and removes a byte-order mark, and keeps the rest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 def differs(tool: str, content: bytes, recorded: str) -> bool:
-    """Tell whether a file of ours is not the text of which the tool `recorded` that. False for tools that do not."""
+    """Return whether a file differs from the text that the tool `recorded`. False for tools without checksums."""
     lines = _OUR_LINES.match(content)
     original = content[lines.end() :] if lines else content
     if tool == "flyway":

@@ -1,9 +1,9 @@
 """Drizzle: `drizzle.__drizzle_migrations`, in drizzle-orm's `pg-core/dialect.ts` and `up-migrations/pg.ts`.
 
-Its migrator runs what has a later `when` in the journal than the newest row's `created_at`: what was merged with an
-earlier one is passed by for ever, and has no row. Since 1.0 the table has the migration's name, and that is compared;
-an older table gets the column, filled in, by the first run of 1.0. The hash is of the file as it was before `import`
-took the breakpoints out, so it cannot be compared.
+Its migrator runs migrations whose `when` in the journal is later than the newest row's `created_at`. One that is merged
+with an earlier time is skipped forever, and has no row. Since 1.0 the table has the migration's name, which is
+compared; the first run of 1.0 adds that column to an older table. The hash is that of the file before `import` removed
+the breakpoints, so it cannot be compared.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ QUERY_WITH_NAMES = "SELECT created_at, name FROM {table} ORDER BY id"
 
 
 def decide(rows: Sequence[Row], here: Collection[str]) -> History:
-    """Return what is applied: by name where both sides have one, otherwise by the time in the journal."""
+    """Return what is applied: by name if both sides have one, otherwise by the time in the journal."""
     times = {version: int(when) for version in here if (when := _time_in(version))}
     names = {version for version in here if version not in times}
     there = [(int(when or 0), name or _name_of(int(when or 0), names)) for when, name in rows]
@@ -49,13 +49,13 @@ def decide(rows: Sequence[Row], here: Collection[str]) -> History:
 
 
 def _time_in(version: str) -> str:
-    """Return the time in the journal, as `import` writes it behind the tag; empty if there was no journal."""
+    """Return the time in the journal, which `import` writes after the tag; empty if there was no journal."""
     when = version.rpartition(" ")[2]
     return when if " " in version and when.isdecimal() else ""
 
 
 def _name_of(when: int, names: Collection[str]) -> str | None:
-    """Return the migration whose name begins with that time, as 1.0 finds it in a table that has no names yet."""
+    """Return the migration whose name begins with that time, as 1.0 does for a table without names."""
     stamp = time.strftime("%Y%m%d%H%M%S", time.gmtime(when // 1000))
     same = [name for name in names if name.startswith(stamp)]
     return same[0] if len(same) == 1 else None

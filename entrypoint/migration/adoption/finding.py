@@ -1,7 +1,7 @@
-"""Find the table in which another tool keeps its history, and read it. Nothing of it is ever written.
+"""Find and read the table in which another tool keeps its history. It is never written.
 
-Whoever can write that table decides what is not run here, so it must belong to somebody whom there is reason to trust,
-as the ledger does (docs/decisions/0022).
+Whoever can write that table decides what does not run here, so its owner must be trusted, like the owner of the ledger
+(docs/decisions/0022).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from entrypoint.migration.adoption.tools import Tool
     from entrypoint.records import Adopt
 
-# Of the schemas that the search_path does not name: there may be one for each tenant.
+# How many schemas outside the search_path to consider: there may be one for each tenant.
 _MOST = 50
 _RAILS = "ar_internal_metadata"
 
 
 class Table(NamedTuple):
-    """A table that has a name by which a tool's is known."""
+    """A table with the name of a tool's table."""
 
     schema: str
     name: str
     plain: bool
-    """Whether it is a table, and its columns are of PostgreSQL's own types."""
+    """Whether it is a table whose columns have PostgreSQL's own types."""
     usable: bool
     """Whether we may use the schema."""
     readable: bool
@@ -48,24 +48,24 @@ class Table(NamedTuple):
 
     @property
     def spelled(self) -> str:
-        """The name as MIGRATION_ADOPT and --table take it."""
+        """The name in the form of MIGRATION_ADOPT and --table."""
         return foreign(".".join(identifier(name) if set(name) & {".", '"'} else name for name in self[:2]))
 
     @property
     def shown(self) -> str:
-        """The name as a message has it."""
+        """The name in messages."""
         return foreign(f"{self.schema}.{self.name}")
 
     @property
     def quoted(self) -> str:
-        """The name as SQL has it."""
+        """The name in SQL."""
         return f"{identifier(self.schema)}.{identifier(self.name)}"
 
 
 def find(session: Session, adopt: Adopt, role: str | None, deadline: Deadline) -> Table | None:
-    """Return the tool's table; None if there is no trace of it. Asked in an open transaction of ours.
+    """Return the tool's table, or None. Called in an open transaction.
 
-    Raises ConfigurationError if what is there cannot be the tool's, or cannot be read.
+    Raises ConfigurationError if the table cannot be the tool's, or cannot be read.
     """
     tool = BY_NAME[adopt.tool]
     path = _path(session, deadline)
@@ -77,26 +77,26 @@ def find(session: Session, adopt: Adopt, role: str | None, deadline: Deadline) -
 
 
 def _names() -> list[str]:
-    """Return the names by which tools' tables are known."""
+    """Return the names of tools' tables."""
     return [*(one.table for one in BY_NAME.values()), _RAILS]
 
 
 def _path(session: Session, deadline: Deadline) -> list[str]:
-    """Return the schemas that the connection's search_path leads to."""
+    """Return the schemas in the connection's search_path."""
     return [row[0] or "" for row in session.query(";\n".join((*walk(None), path_sql())), deadline)[-1]]
 
 
 def _tables(
     session: Session, names: Sequence[str], near: Sequence[str], role: str | None, deadline: Deadline
 ) -> list[Table]:
-    """Return the tables with these names, those in the schemas that are `near` and in the tools' own first."""
+    """Return the tables with these names; those in the schemas `near` and in the tools' own schemas come first."""
     own = sorted({one.schema for one in BY_NAME.values() if one.schema})
     sql = ";\n".join((*our_state(role), _tables_sql(names, [*near, *own], role)))
     return [_table(row) for row in session.query(sql, deadline)[-1]]
 
 
 def known(session: Session, role: str | None, deadline: Deadline) -> tuple[str, Table] | None:
-    """Return which tool has its history in the database, and where; None if none has. Asked in an open transaction."""
+    """Return which tool has its history in the database, and where, or None. Called in an open transaction."""
     path = _path(session, deadline)
     tables = _tables(session, _names(), path, role, deadline)
     rails = {table.schema for table in tables if table.name == _RAILS}
@@ -110,7 +110,7 @@ def known(session: Session, role: str | None, deadline: Deadline) -> tuple[str, 
 
 
 def choose(adopt: Adopt, tables: Sequence[Table], path: Sequence[str]) -> Table | None:
-    """Return the first table along the `path` that has the tool's name. Raises ConfigurationError, as `find` does."""
+    """Return the first table along the `path` with the tool's name. Raises ConfigurationError, like `find`."""
     tool = BY_NAME[adopt.tool]
     name = adopt.table or tool.table
     by_place = {(table.schema, table.name): table for table in tables}
@@ -123,7 +123,7 @@ def choose(adopt: Adopt, tables: Sequence[Table], path: Sequence[str]) -> Table 
     if adopt.table is not None:
         _refuse_misnamed(tool, adopt.table, [by_place.get((schema, tool.table)) for schema in path])
     else:
-        # Whoever names the table does so for a new database, too.
+        # A table name may be configured for new databases, too.
         anew = _for_a_new_schema(adopt, tool, path)
         _refuse_other_place(adopt, tool, tables, anew)
         _refuse_other_tool(adopt, tool, tables, path, anew)
@@ -131,14 +131,14 @@ def choose(adopt: Adopt, tables: Sequence[Table], path: Sequence[str]) -> Table 
 
 
 def _for_a_new_schema(adopt: Adopt, tool: Tool, path: Sequence[str]) -> str:
-    """Return, as the end of a sentence, what to do if there is nothing of the tool's here yet."""
+    """Return, as the end of a sentence, what to do if the tool has no table here yet."""
     if adopt.by_hand:
         return "there is nothing to adopt: just start."
     return f"MIGRATION_ADOPT={adopt.tool}:{foreign(path[0])}.{tool.table} (or unset it)." if path else "unset it."
 
 
 def read(session: Session, adopt: Adopt, table: Table, deadline: Deadline) -> list[Row]:
-    """Return the rows of the tool's table, as its `decide` takes them. Asked in an open transaction of ours."""
+    """Return the rows of the tool's table, in the form that its `decide` takes. Called in an open transaction."""
     return session.query(BY_NAME[adopt.tool].sql(table.quoted, table.columns), deadline)[-1]
 
 
@@ -149,7 +149,7 @@ def _tables_sql(names: Collection[str], schemas: Sequence[str], role: str | None
     near = f"place.nspname = ANY ({listed(set(schemas))})"
     columns = "FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
     names_of = f"SELECT string_agg(a.attname::text, chr(10)) {columns}"
-    # Another type's output function would run as whoever reads it.
+    # The output function of another type would run with the reader's privileges.
     foreign_types = f"SELECT count(*) {columns} AND a.atttypid >= 16384"
     return (
         f"SELECT place.nspname, c.relname, c.relkind IN ('r', 'p') AND ({foreign_types}) = 0, "
@@ -179,7 +179,7 @@ def _table(row: Row) -> Table:
 
 
 def _refuse_unfit(tool: Tool, table: Table, by_place: dict[tuple[str, str], Table]) -> None:
-    """Raise ConfigurationError if the table cannot be the tool's, or is not to be relied upon."""
+    """Raise ConfigurationError if the table cannot be the tool's, or cannot be trusted."""
     whose = None
     if not tool.knows(table.columns) or not table.plain:
         other = owner_of(table.columns) if tool.table == "schema_migrations" else None
@@ -225,9 +225,9 @@ _ELSEWHERE = "MIGRATION_ADOPT=TOOL:SCHEMA.TABLE, or entrypoint adopt --from TOOL
 
 
 def _refuse_misnamed(tool: Tool, name: str, usual: Sequence[Table | None]) -> None:
-    """Raise ConfigurationError if a table that was named is not there, but the tool's usual one is, in the same place.
+    """Raise ConfigurationError if the configured table does not exist, but the tool's usual one is in the same schema.
 
-    A new schema has neither, whatever name the tool was told to give it.
+    A new schema has neither, whatever name is configured.
     """
     found = next((table for table in usual if table is not None and table.plain and tool.knows(table.columns)), None)
     if found is not None and name != tool.table:
@@ -238,7 +238,7 @@ def _refuse_misnamed(tool: Tool, name: str, usual: Sequence[Table | None]) -> No
 
 
 def _refuse_other_place(adopt: Adopt, tool: Tool, tables: Sequence[Table], anew: str) -> None:
-    """Raise ConfigurationError if there is such a table where the connection's search_path does not lead."""
+    """Raise ConfigurationError if there is such a table outside the connection's search_path."""
     always = {one.schema for one in BY_NAME.values()}
     others = [
         table
@@ -257,7 +257,7 @@ def _refuse_other_place(adopt: Adopt, tool: Tool, tables: Sequence[Table], anew:
 
 
 def _refuse_other_tool(adopt: Adopt, tool: Tool, tables: Sequence[Table], path: Sequence[str], anew: str) -> None:
-    """Raise ConfigurationError if the history that is there is another tool's."""
+    """Raise ConfigurationError if the history belongs to another tool."""
     names = {(table.schema, table.name) for table in tables}
     for name, other in BY_NAME.items():
         places = (other.schema,) if other.schema else path

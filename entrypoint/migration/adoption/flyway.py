@@ -1,9 +1,9 @@
 """Flyway: `flyway_schema_history`, in `JdbcTableSchemaHistory` and `MigrationInfoServiceImpl` of its core.
 
-Rows are never changed but by `repair`; what counts is the newest row of a version (by `installed_rank`). `UNDO_…` has
-taken it back, `DELETE` is what `repair` writes for one whose file is gone. A `BASELINE` stands for every version up to
-its own. `SCHEMA` and repeatable migrations have no version. Any other type (SQL, JDBC, SCRIPT, …) is a migration that
-ran, and can have a file here that was written by hand. Versions have parts: 1 and 1.0 are the same.
+Only `repair` changes rows; the newest row of a version (by `installed_rank`) counts. `UNDO_…` has reversed it; `repair`
+writes `DELETE` for one whose file is gone. A `BASELINE` includes every version up to its own. `SCHEMA` and repeatable
+migrations have no version. Any other type (SQL, JDBC, SCRIPT, …) is a migration that ran, and may have a hand-written
+file here. Versions have parts: 1 and 1.0 are the same.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def decide(rows: Sequence[Row], here: Collection[str]) -> History:
 
 
 def parts_of(version: str) -> tuple[int, ...]:
-    """Return a version as Flyway compares it: zeros at the end do not count."""
+    """Return a version as Flyway compares it: trailing zeros do not count."""
     parts = [int(part) for part in version.replace("_", ".").split(".")]
     while len(parts) > 1 and parts[-1] == 0:
         parts.pop()
@@ -67,5 +67,5 @@ def parts_of(version: str) -> tuple[int, ...]:
 
 
 def _has_parts(version: str) -> bool:
-    """Tell whether it is the version of a migration that is not to be repeated."""
+    """Return whether this is the version of a migration that is not repeatable."""
     return version.isascii() and all(part.isdecimal() for part in version.replace("_", ".").split("."))

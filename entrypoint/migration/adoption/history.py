@@ -1,4 +1,4 @@
-"""What another tool's history says, as plain values."""
+"""The history of another tool, as plain values."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ if TYPE_CHECKING:
 
 
 class Refusal(NamedTuple):
-    """Why nobody should go on from what a history says, and what to do about it."""
+    """Why a history cannot be adopted, and what to do about it."""
 
     message: str
     remedy: str
 
 
 class History(NamedTuple):
-    """What a tool's table says of the versions that our files come from."""
+    """What a tool's table says about the versions of our files."""
 
     applied: frozenset[str] = frozenset()
-    """Those of the versions here that are applied, spelled as in the files' `origin`."""
+    """The applied versions that have a file here, spelled as in the files' `origin`."""
     unknown: tuple[str, ...] = ()
-    """Applied there, and without a file here; as the tool spells them."""
+    """The applied versions without a file here, as the tool spells them."""
     refusal: Refusal | None = None
     checksums: Mapping[str, str] = {}
-    """What the tool recorded of the text of a version that is applied, where it records that."""
+    """The checksums of applied versions, if the tool records them."""
 
 
 def matched(there: Iterable[str], here: Collection[str], checksums: Mapping[str, str] | None = None) -> History:
-    """Return the history of a tool that lists what is applied, version by version."""
+    """Return the history of a tool that lists the applied versions."""
     known = frozenset(here)
     listed = tuple(dict.fromkeys(there))
     return History(
@@ -40,6 +40,6 @@ def matched(there: Iterable[str], here: Collection[str], checksums: Mapping[str,
 
 
 def named(versions: Sequence[str]) -> str:
-    """Return versions as a message names them: not hundreds of them."""
+    """Return versions for a message, at most a few of them."""
     shown = ", ".join(versions[:5])
     return shown if len(versions) <= 5 else f"{shown} and {len(versions) - 5} more"

@@ -1,9 +1,9 @@
-"""Tools whose table has a row for each version that is applied, and nothing else to judge.
+"""Tools whose table has a row for each applied version, and nothing else to consider.
 
 dbmate: `schema_migrations (version)`, in `pkg/driver/postgres/postgres.go`. diesel: `__diesel_schema_migrations
 (version, run_on)`, in `diesel/src/migration/setup_migration_table.sql`. Supabase: `schema_migrations (version,
 statements, name)` in schema `supabase_migrations`, in `pkg/migration/history.go` of its CLI. sql-migrate:
-`gorp_migrations (id, applied_at)`, in `migrate.go`; the id is the file's name. All of them compare texts.
+`gorp_migrations (id, applied_at)`, in `migrate.go`; the id is the file's name. All of them compare versions as texts.
 """
 
 from __future__ import annotations

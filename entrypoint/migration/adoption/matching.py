@@ -1,4 +1,4 @@
-"""Which of our files another tool has applied already: by their `origin`, never by their numbers."""
+"""Find the files that another tool has already applied: by their `origin`, never by their numbers."""
 
 from __future__ import annotations
 
@@ -26,45 +26,45 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.files import MigrationFile
 
 
-# Of thousands, no log takes all of them.
+# How many to list: a log line cannot hold thousands.
 _MOST_TOLD = 100
 
 
 class Origins(NamedTuple):
-    """The files that come from one tool."""
+    """The files imported from one tool."""
 
     tool: str
     files: Mapping[str, MigrationFile]
-    """By the version that they had there."""
+    """By their version in that tool."""
     faulty: tuple[FileFault, ...] = ()
-    """What is wrong with the lines of files that do not say where they come from, and perhaps meant to."""
+    """Errors in lines that may be misspelt origins."""
     by_hand: bool = False
-    """Whether the command `adopt` asks."""
+    """Whether this is for the command `adopt`."""
 
     def worth_a_look(self, rows: Sequence[LedgerRow]) -> bool:
-        """Tell whether the tool's table can have news for us.
+        """Return whether the tool's table can be relevant.
 
-        A ledger without a completed row is about to have every file run; later it is only those of the tool's that are
-        pending: somebody may have gone on with it.
+        Without a completed row in the ledger, every file is about to run. Later, only pending files of the tool count,
+        because somebody may have continued to use it.
         """
         done = {row.number for row in rows if row.status == COMPLETED}
         return not done or any(file.number not in done for file in self.files.values())
 
 
 class Adoption(NamedTuple):
-    """What is to be recorded."""
+    """What to record."""
 
     table: Table
     files: tuple[MigrationFile, ...]
-    """Applied there, and not recorded as completed here."""
+    """The files that are applied there and not recorded as completed here."""
     recorded: int
-    """How many are applied there, and recorded here already."""
+    """How many are applied there and already recorded here."""
     differing: tuple[MigrationFile, ...]
-    """Those of `files` whose text is not the one that the tool recorded."""
+    """Those of `files` whose text differs from what the tool recorded."""
 
 
 def origins(tool: str, files: Iterable[MigrationFile], *, by_hand: bool = False) -> Origins:
-    """Return the files that come from `tool`. Raises MigrationFilesError if two come from one migration."""
+    """Return the files imported from `tool`. Raises MigrationFilesError if two have the same origin."""
     found: dict[str, MigrationFile] = {}
     faults: list[FileFault] = []
     faulty: list[FileFault] = []
@@ -75,7 +75,7 @@ def origins(tool: str, files: Iterable[MigrationFile], *, by_hand: bool = False)
             faults.append(FileFault((file.name,), "unreadable", f"cannot be read: {error.strerror}"))
             continue
         except UnicodeDecodeError:
-            continue  # It is refused where it is to run.
+            continue  # It is refused when it is about to run.
         said, wrong = directives.read(text)
         origin = said.origin
         if origin is None:
@@ -92,10 +92,10 @@ def origins(tool: str, files: Iterable[MigrationFile], *, by_hand: bool = False)
 
 
 def weigh(here: Origins, table: Table, theirs: Sequence[Row], ours: Sequence[LedgerRow]) -> Adoption:
-    """Return what is to be recorded, from the rows of the tool's table and of our ledger.
+    """Return what to record, from the rows of the tool's table and of our ledger.
 
-    Raises HistoryRefusedError if nobody should go on from there, MigrationFilesError if there is no file here for what
-    is applied there.
+    Raises HistoryRefusedError if the history cannot be adopted, and MigrationFilesError if an applied migration has no
+    file here.
     """
     history = BY_NAME[here.tool].decide(theirs, here.files)
     if history.refusal is not None:

@@ -1,4 +1,4 @@
-"""The name of a table as a person types it."""
+"""Table names as users type them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 def unquoted(text: str) -> tuple[str, ...] | None:
-    """Return the one or two names of a text that has each as it is or in double quotes; None if it is none such."""
+    """Return the one or two names in a text, each plain or in double quotes; None if it is malformed."""
     quoted = r'"((?:[^"]|"")+)"|([^".]+)'
     found = re.fullmatch(rf"(?:(?:{quoted})\.)?(?:{quoted})", text)
     if found is None:

@@ -1,11 +1,10 @@
-"""Tools whose versions are whole numbers: goose, golang-migrate and sqlx.
+"""Tools whose versions are integers: goose, golang-migrate and sqlx.
 
 goose: `goose_db_version (id, version_id, is_applied, tstamp)`, in `internal/dialect/dialectquery/postgres.go`. Version
-0 is its own. Releases before 3 add a row for each way back, too: the newest row of a version counts.
+0 is its own. Releases before 3 add a row for each down migration, too: the newest row of a version counts.
 
-golang-migrate: `schema_migrations (version, dirty)` with one row at most, in `database/postgres/postgres.go`: the
-newest version. It is dirty from the moment that a migration begins, either way, until it has gone well. -1 stands for
-"none".
+golang-migrate: `schema_migrations (version, dirty)` with at most one row, in `database/postgres/postgres.go`: the
+newest version. It is dirty while a migration runs, up or down, and stays dirty if that fails. -1 means "none".
 
 sqlx: `_sqlx_migrations (version, description, installed_on, success, checksum, execution_time)`, in
 `sqlx-postgres/src/migrate.rs`; the checksum is SHA-384 of the file.
@@ -64,7 +63,7 @@ def decide_golang_migrate(rows: Sequence[Row], here: Collection[str]) -> History
 
 
 def decide_sqlx(rows: Sequence[Row], here: Collection[str]) -> History:
-    """Return what is applied: every row, unless one has not gone well."""
+    """Return what is applied: every row, unless one was not successful."""
     failed = [version for version, success, _ in rows if success != "t"]
     if failed:
         return History(
@@ -83,7 +82,7 @@ def decide_sqlx(rows: Sequence[Row], here: Collection[str]) -> History:
 
 
 def _odd(rows: Sequence[Row], tool: str) -> History | None:
-    """Return a refusal if a row is none that the tool could have written: a version and whether, in a boolean."""
+    """Return a refusal if the tool could not have written a row: it must be a version and a boolean."""
     for version, flag in rows:
         if flag not in ("t", "f") or not (version or "").removeprefix("-").isdecimal():
             shown = ", ".join("NULL" if value is None else value for value in (version, flag))

@@ -1,4 +1,4 @@
-"""Tools whose migrations are programs: named, so that whoever asks for one learns what can be done today."""
+"""Tools whose migrations are programs: they are known, so that a message can say what to do instead."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAMES = {
 
 
 def what_instead(name: str) -> str:
-    """Return what to do about the name of a tool that cannot be adopted from, as a sentence."""
+    """Return, as a sentence, what to do about a tool whose history cannot be adopted."""
     shown = _NAMES.get(name.lower())
     if shown is None:
         from difflib import get_close_matches

@@ -1,7 +1,7 @@
 """Prisma: `_prisma_migrations`, in `schema-engine/connectors/sql-schema-connector` of prisma-engines.
 
-A migration may have several rows. One counts that has `finished_at` and not `rolled_back_at`. One that has neither has
-begun: it failed, or runs at this moment; `migrate resolve` says which. The checksum is SHA-256 of the file.
+A migration may have several rows. A row counts if it has `finished_at` and no `rolled_back_at`. A row with neither has
+failed or is running; `migrate resolve` decides. The checksum is SHA-256 of the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ QUERY = (
 
 
 def decide(rows: Sequence[Row], here: Collection[str]) -> History:
-    """Return what is applied: what has been finished, and was not rolled back."""
+    """Return what is applied: what was finished and not rolled back."""
     failed = [name for name, finished, back, _ in rows if finished != "t" and back != "t"]
     if failed:
         return History(

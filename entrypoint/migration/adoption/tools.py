@@ -1,4 +1,4 @@
-"""The tools whose history can be adopted: where each keeps it, how it is read, and what it means."""
+"""The tools whose history can be adopted: where it is, how to read it, and what it means."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ class Tool(NamedTuple):
     """As its users write it."""
     table: str
     columns: frozenset[str]
-    """By which its table is known."""
+    """The columns that identify its table."""
     query: str
     decide: Callable[[Sequence[Row], Collection[str]], History]
     schema: str | None = None
-    """Where the table always is; None: where the connection's search_path leads."""
+    """The schema of its table; None: it is along the connection's search_path."""
     exactly: bool = False
-    """Whether it has these columns alone, as others have a table of that name with more."""
+    """Whether the table has only these columns, because other tools have one of that name with more."""
     query_with_names: str = ""
     """The query, if there is a column `name`."""
 
     def sql(self, table: str, columns: Collection[str]) -> str:
-        """Return the query for the table of that name, quoted already, with these columns."""
+        """Return the query for a table of this name, already quoted, with these columns."""
         template = self.query_with_names if self.query_with_names and "name" in columns else self.query
         return template.format(table=table)
 
     def knows(self, columns: Collection[str]) -> bool:
-        """Tell whether a table with these columns can be its own."""
+        """Return whether a table with these columns can be its table."""
         return self.columns == set(columns) if self.exactly else self.columns <= set(columns)
 
 

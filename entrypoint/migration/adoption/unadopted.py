@@ -1,4 +1,4 @@
-"""Whether another tool has migrated a database of which nothing is recorded: a hint for who forgot to adopt."""
+"""Find out whether another tool has migrated a database without records here: a hint that adopt was forgotten."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PATIENCE = 5.0
 
 
 def other_history(session: Session, role: str | None) -> tuple[str, Table] | None:
-    """Return which tool has its history here, and where. It is only for a hint, so no answer is none."""
+    """Return which tool has its history here, and where. It is only for a hint, so an error counts as none."""
     patience = Deadline(_PATIENCE)
     found = None
     try:

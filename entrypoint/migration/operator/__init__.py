@@ -1,1 +1,1 @@
-"""What an operator does under the lock: amend the ledger, roll back, rehearse."""
+"""Operators' commands that need the lock: amend the ledger, roll back, rehearse."""

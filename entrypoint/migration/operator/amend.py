@@ -1,4 +1,4 @@
-"""Change rows of the ledger by hand, so to speak: under the lock, behind the fence, in one transaction."""
+"""Change rows of the ledger on behalf of an operator: under the lock, behind the fence, in one transaction."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 
 class Amendment(NamedTuple):
-    """What is to be changed in the ledger."""
+    """A change to the ledger."""
 
     shown: tuple[LedgerRow, ...]
-    """All rows as an operator was shown them: only if they are still the same, anything is changed."""
+    """All rows as the operator saw them. Nothing is changed unless they are still the same."""
     statements: Sequence[str]
     sign: str
-    """The query that has a row if the change is in: for a commit in doubt, after a failover."""
+    """A query that returns a row if the change is committed: for a commit in doubt, after a failover."""
     numbers: tuple[int, ...] = ()
-    """Those for which rows are added."""
+    """The numbers of added rows."""
 
 
 def amend(assignment: Assignment, session: Session, place: Place, amendment: Amendment) -> None:
-    """Take the lock and make the change. Raises EntrypointError; then nothing was changed, unless it says unknown.
+    """Take the lock and make the change. On an EntrypointError, nothing was changed, unless it says unknown.
 
-    The ledger is created or upgraded first, if need be. Raises LedgerChangedError if it is not what was shown.
+    Creates or upgrades the ledger first, if necessary. Raises LedgerChangedError if it is not what was shown.
     """
 
     def decide(_session: Session, rows: tuple[LedgerRow, ...], _patience: Deadline) -> Change:
@@ -46,7 +46,7 @@ def amend(assignment: Assignment, session: Session, place: Place, amendment: Ame
 
 
 def change(assignment: Assignment, session: Session, place: Place, decide: Decide, numbers: Sequence[int]) -> None:
-    """Take the lock, and let `decide` say, with the ledger before it, what to change. Raises what `amend` does."""
+    """Take the lock, and make the change that `decide` returns for the current ledger. Raises what `amend` raises."""
     contender = Contender(assignment, session, place, regardless=True)
     try:
         under_lock(
@@ -59,7 +59,7 @@ def change(assignment: Assignment, session: Session, place: Place, decide: Decid
 
 
 def refuse_changed(shown: object, now: object) -> None:
-    """Raise LedgerChangedError unless what an operator was shown is what is there now."""
+    """Raise LedgerChangedError unless the rows are still those that the operator saw."""
     if now != shown:
         raise LedgerChangedError(
             "The migration history has changed since it was shown; nothing was changed",

@@ -1,6 +1,6 @@
-"""Rehearse what is pending: all of it in one transaction on the real database, which is then rolled back.
+"""Rehearse what is pending: run all of it in one transaction on the real database, and roll that back.
 
-It is done under the migration lock and by the code that does it in earnest, up to the commit that never comes.
+This happens under the migration lock, with the same code as a real start, except for the commit.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _PATIENCE = 10.0
 
-# From the weakest to the strongest, as pg_locks calls them and as the documentation does: "Explicit Locking".
+# From the weakest to the strongest, by their names in pg_locks and in the documentation ("Explicit Locking").
 MODES = {
     "AccessShareLock": "ACCESS SHARE",
     "RowShareLock": "ROW SHARE",
@@ -55,16 +55,16 @@ MODES = {
     "AccessExclusiveLock": "ACCESS EXCLUSIVE",
 }
 _STRENGTH = {mode: strength for strength, mode in enumerate(MODES)}
-# Reading a table, and writing to it as every application does: on an index or on a table of ours not worth a word.
+# Locks for reading a table, and for writing to it as any application does: not reported for indexes and our own tables.
 _ORDINARY = _STRENGTH["RowExclusiveLock"]
 _INDEXES = ("i", "I")
-# Begin statements that change nothing that another file could need.
+# Statements that begin with these change nothing that another file could need.
 _LEAVE_NOTHING = (("VACUUM",), ("ANALYZE",), ("REINDEX",), ("CHECKPOINT",), ("SET",), ("RESET",))
 _SEQUENCE = "S"
 
 
 class HeldLock(NamedTuple):
-    """A lock that was held at the end, on a relation that is there without the rehearsal."""
+    """A lock that was held at the end, on a relation that exists outside the rehearsal."""
 
     relation: str
     """With its schema."""
@@ -77,29 +77,29 @@ class HeldLock(NamedTuple):
 
 
 class Rehearsal(NamedTuple):
-    """How it went."""
+    """The result of a rehearsal."""
 
     left: tuple[str, ...]
     """The files that could not be rehearsed."""
     why: str
     """Why it stopped; empty if it did not."""
     passed_over: tuple[str, ...]
-    """Why each of those could not that did not stop it."""
+    """Why each of those that did not stop the rehearsal could not be rehearsed."""
     locks: tuple[HeldLock, ...]
-    """For each relation the strongest, and the strongest first."""
+    """The strongest lock on each relation, the strongest first."""
     sequences: tuple[str, ...]
-    """Of which values were taken, which no rollback gives back."""
+    """The sequences from which values were taken, which a rollback does not return."""
     obstacle: MigrationError | None
-    """Why a start would stop after all these, if it would: an earlier failure, say."""
+    """Why a start would stop after all these, such as an earlier failure; or None."""
 
 
 def rehearse(
     assignment: Assignment, plan: Plan, session: Session, place: Place, rehearsed: list[Rehearsed]
 ) -> Rehearsal | None:
-    """Take the lock as `migrator.migrate` does, and rehearse; return None if nothing is pending any more.
+    """Take the lock like `migrator.migrate`, and rehearse; return None if nothing is pending by then.
 
-    `rehearsed` holds what went well, even if an EntrypointError is raised because something did not. A lost lock or
-    connection ends it: whoever asked for a rehearsal is there to ask again.
+    `rehearsed` contains what succeeded, even if an EntrypointError is raised. A lost lock or connection ends the
+    rehearsal: the user can start it again.
     """
     adopter = None
     if assignment.adopt is not None:
@@ -124,7 +124,7 @@ def rehearse(
             return None
         logs.event(logs.INFO, "lock.acquired", "acquired the migration lock", token=lease.token)
         try:
-            # One transaction for all, and so one clock, with what the files declare for themselves.
+            # One transaction for all, so one time limit, including what the files declare for themselves.
             declared = sum(one.advice.directives.timeout or 0 for one in prepared.values())
             clocks = Clocks(assignment.apply.timeout + declared)
             if declared:
@@ -137,18 +137,18 @@ def rehearse(
 
 
 class Selection(NamedTuple):
-    """What of the pending migrations can be rehearsed."""
+    """Which of the pending migrations can be rehearsed."""
 
     rehearsed: tuple[int, ...]
     """The places in the list of those that can."""
     passed_over: tuple[str, ...]
-    """Why each of those cannot after which it can go on all the same."""
+    """Why each migration that does not stop the rehearsal cannot be rehearsed."""
     why: str
-    """Why it stops before the end, if it does."""
+    """Why the rehearsal stops before the end, if it does."""
 
 
 def select(migrations: Sequence[Prepared]) -> Selection:
-    """Choose the migrations that can run in one transaction, up to one that cannot and on which others may depend."""
+    """Choose the migrations that can run in one transaction, up to one that cannot and that others may need."""
     chosen: list[int] = []
     passed: list[str] = []
     missing: dict[str, str] = {}
@@ -182,9 +182,9 @@ def select(migrations: Sequence[Prepared]) -> Selection:
 
 
 def _known_by_name(migration: Prepared) -> tuple[str, ...] | None:
-    """Return the names of all that a file makes, if no other can depend on it but by such a name; else None.
+    """Return the names of what a file creates, if others can depend on it only by these names; else None.
 
-    Of a unique index more is known than its name: ON CONFLICT and foreign keys need it.
+    A unique index can be needed without its name, by ON CONFLICT and foreign keys.
     """
     made: list[str] = []
     for unit in cut(migration.advice.body, migration.advice):
@@ -203,7 +203,7 @@ def strongest(seen: Seen, relations: Sequence[Row], place: Place) -> list[HeldLo
     """Return the strongest lock on each relation, the strongest first.
 
     `seen`: the file that took it first, by the relation's number and the mode. `relations`: number, schema, name and
-    kind of those that are there without the rehearsal; locks on others stand in nobody's way.
+    kind of those that exist outside the rehearsal; locks on others block nobody.
     """
     found = []
     for oid, schema, name, kind in relations:
@@ -221,9 +221,9 @@ class Rehearser(Leader):
     _trial: Trial | None = None
 
     def rehearse(self, rehearsed: list[Rehearsed], repeatables: Sequence[Prepared] = ()) -> Rehearsal:
-        """Rehearse all that can be; fill `rehearsed` with what went well. Raises EntrypointError.
+        """Rehearse everything possible, and add what succeeded to `rehearsed`. Raises EntrypointError.
 
-        Of all `repeatables` those that are due, behind the migrations.
+        After the migrations come those of the `repeatables` that are due.
         """
         plan, runnable = self._what_to_run()
         runnable = [
@@ -268,7 +268,7 @@ class Rehearser(Leader):
         )
 
     def _due(self, repeatables: Sequence[Prepared], runnable: Sequence[Prepared]) -> list[Prepared]:
-        """Return the repeatable files that a start would apply behind these migrations."""
+        """Return the repeatable files that a start would apply after these migrations."""
         if not repeatables:
             return []
         assignment, place = self._assignment, self._lease.place
@@ -278,11 +278,11 @@ class Rehearser(Leader):
         return [one for one in repeatables if name_of(one) in due]
 
     def _adopt(self, adopter: Adopter, plan: Plan) -> Plan:
-        """Leave out what a real start would record; record nothing."""
+        """Record nothing, unlike a real start."""
         return adopter.foresee(self._worker, plan) or plan
 
     def _until_it_ran(self, tasks: list[Task], rehearsed: list[Rehearsed]) -> Seen:
-        """Rehearse, from the beginning again if what prevents it may pass; return the locks and who took them first."""
+        """Rehearse, starting over after temporary errors; return the locks and which file took each first."""
         attempt = 1
         while True:
             trial = self._trial = Trial(self._lease, self._assignment, rehearsed)
@@ -320,10 +320,10 @@ class Rehearser(Leader):
         return ended(task, refusal)
 
     def _record_failure(self, task: Task, failure: MigrationFailedError) -> None:
-        """Leave the ledger alone: a real start may try it."""
+        """Do not record it, so that a real start can try the migration."""
 
     def _relations(self, seen: Seen) -> list[Row]:
-        """Return number, schema, name and kind of those that exist, now that all is rolled back."""
+        """Return number, schema, name and kind of the relations that exist after the rollback."""
         numbers = ", ".join(sorted({oid for oid, mode in seen if mode != "AccessShareLock"}))
         if not numbers:
             return []

@@ -1,7 +1,7 @@
-"""Take migrations back: what their down migrations are, and running them under the lock, newest first.
+"""Reverse migrations: find their down migrations, and run them under the lock, newest first.
 
-A down migration is `rollback/NNN_description.sql` beside the migrations. It runs as a migration does, by the leader's
-machinery: one transaction behind the fence, in which the ledger's row goes.
+A down migration is `rollback/NNN_description.sql` in the migrations directory. The leader runs it like a migration: one
+transaction behind the fence, which also removes the row in the ledger.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.files import Directory
 
 
-# `check` says nothing of them: a migration may do without.
+# `check` does not report them, because down migrations are optional.
 _WRITE = (
     "Write each down migration that is missing, or use the image that has it; or take that migration back by hand, and "
     "then DELETE FROM schema_migrations WHERE migration_number = its number."
 )
-# For reading the ledger under the lock.
+# Seconds for reading the ledger under the lock.
 _PATIENCE = 30.0
 
 
 class Step(NamedTuple):
-    """One row of the ledger, and what takes its migration back: a text without statements if nothing has to run."""
+    """One row of the ledger and its down migration, which has no statements if nothing has to run."""
 
     row: LedgerRow
     reverse: Prepared
 
 
 def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int, *, escapes: bool) -> tuple[Step, ...]:
-    """Return the steps that take back every row above `down_to`, newest first.
+    """Return the steps that reverse every row above `down_to`, newest first.
 
-    Raises MigrationFilesError with every fault of every down migration that is needed, missing ones included, and
-    MigrationError if a row is in a state that no file can take back. `escapes`: what the session says of strings.
+    Raises MigrationFilesError with all errors in the necessary down migrations, including missing ones, and
+    MigrationError if a row has a state that no file can reverse. `escapes`: how the session reads strings.
     """
     above = sorted((row for row in rows if row.number > down_to), reverse=True)
     if not above:
@@ -101,10 +101,9 @@ def reverse(
     steps: Sequence[Step],
     done: list[Applied],
 ) -> None:
-    """Take `steps` back under the lock; append each to `done`. Raises EntrypointError; what is done stays done.
+    """Run `steps` under the lock; append each to `done`. After an EntrypointError, finished steps stay done.
 
-    The rows above `down_to` must be those that `steps` were made of, which an operator was shown. Raises
-    LedgerChangedError else.
+    The rows above `down_to` must be those of `steps`, which the operator saw; otherwise, raises LedgerChangedError.
     """
 
     def work(lease: Lease, clocks: Clocks) -> None:
@@ -136,7 +135,7 @@ def reverse(
 
 
 def _reverse_files(migrations: Directory) -> tuple[dict[int, MigrationFile], list[FileFault]]:
-    """Return the down migrations by number, and the faults of their names; no folder is no file."""
+    """Return the down migrations by number, and the errors in their names. A missing folder is empty."""
     path = os.path.join(migrations.path, ROLLBACKS)
     if not os.path.isdir(path):
         return {}, []
@@ -149,7 +148,7 @@ def _reverse_files(migrations: Directory) -> tuple[dict[int, MigrationFile], lis
 
 
 def _left_nothing(row: LedgerRow, migration: MigrationFile | None, *, escapes: bool) -> bool:
-    """Tell whether a migration that failed left nothing behind, as one that runs in a transaction does."""
+    """Return whether a failed migration has left nothing behind, because it ran in a transaction."""
     if migration is None or ENDED_TRANSACTION in (row.error_message or "") or stopped_at(row.error_message or ""):
         return False
     walk = walk_in(row.error_message)
@@ -160,7 +159,7 @@ def _left_nothing(row: LedgerRow, migration: MigrationFile | None, *, escapes: b
 
 
 def _nothing_for(row: LedgerRow) -> Prepared:
-    """Return what runs for a row that has nothing to take back."""
+    """Return the empty down migration of a row that has nothing to reverse."""
     return Prepared(MigrationFile(row.number, row.filename, "", "", ""), "", advise(""))
 
 

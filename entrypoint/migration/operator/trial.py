@@ -1,4 +1,4 @@
-"""One trial: all that is pending in one transaction, which never sees its commit."""
+"""One trial: everything pending in one transaction, which is never committed."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from entrypoint.migration.lock.lease import Lease
 
     Seen = dict[tuple[str, str], str]
-    """Locks by relation (its number) and mode, each with the file that took it first."""
+    """The file that first took each lock, by relation (its number) and mode."""
 
-# PostgreSQL refuses a new value of an enumeration in the transaction that adds it.
+# PostgreSQL refuses the use of a new enum value in the transaction that adds it.
 
-# Each migration begins with these constraints deferred, and the one before it has ended with all of them checked. A
-# name that also stands for a constraint that is not deferred is left alone.
+# Each migration begins with these constraints deferred; the one before has ended with all of them checked. A name that
+# also belongs to a constraint that is not deferred is left alone.
 _DEFERRED = """
 SELECT pg_catalog.string_agg(name, ', ') FROM (
     SELECT pg_catalog.format('%I.%I', n.nspname, c.conname) AS name
@@ -50,7 +50,7 @@ WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' AND l.gran
 
 
 class Rehearsed(NamedTuple):
-    """A migration that went well, as far as it went."""
+    """A migration that succeeded, up to the commit."""
 
     version: int
     file: str
@@ -60,10 +60,10 @@ class Rehearsed(NamedTuple):
 
 
 class NeedsCommitError(Exception):
-    """A migration uses something that an earlier one, or a part of itself, has to commit first."""
+    """A migration needs something that an earlier one, or a part of itself, has to commit first."""
 
     def __init__(self, index: int, refusal: Refused | None, why: str) -> None:
-        """Take the migration's place in the list, what PostgreSQL said, if it did, and what that means."""
+        """Take the migration's position in the list, PostgreSQL's error, if any, and its meaning."""
         super().__init__(index)
         self.index = index
         self.refusal = refusal
@@ -71,10 +71,10 @@ class NeedsCommitError(Exception):
 
 
 class Trial:
-    """One transaction with all the migrations in it."""
+    """One transaction with all migrations."""
 
     def __init__(self, lease: Lease, assignment: Assignment, rehearsed: list[Rehearsed]) -> None:
-        """Work under `lease`; what goes well is put into `rehearsed`."""
+        """Work under `lease`; add what succeeds to `rehearsed`."""
         self._lease = lease
         self._worker = lease.worker
         self._assignment = assignment
@@ -82,7 +82,7 @@ class Trial:
         self._seen: Seen = {}
         self.trace = Trace()
         self.task: Task | None = None
-        """What it is at, or was when it failed."""
+        """What it is doing, or was doing when it failed."""
 
     def through(self, tasks: Sequence[Task]) -> Seen:
         """Run all migrations; return the locks at the end. Raises Refused, ConnectionLostError, or a final error."""
@@ -90,8 +90,8 @@ class Trial:
         self.task = tasks[0]
         _, backend_pid = transactional.begin(tasks[0], self.trace)
         place = self._lease.place
-        # Where an earlier system's tables are used, everybody who starts would have to wait while they are upgraded:
-        # so at the end, and for the blink of an eye, if the migrations have nothing to do with them.
+        # While an earlier system's tables are upgraded, every start has to wait. So do that at the end, for a moment,
+        # if the migrations do not use them.
         early = not place.complete and (not place.ledger or any(tables.mentions(task.migration.text) for task in tasks))
         if early:
             self._set_up(tasks[0])
@@ -154,7 +154,7 @@ class Trial:
         )
 
     def _put_back(self, task: Task) -> str | None:
-        """Do what is done before a commit; see which locks are held; return the constraints to be deferred again."""
+        """Do everything before the commit; note the locks; return the constraints to defer again."""
         lease = self._lease
         parts = [
             session_state.restore(pooled=self._worker.login_pid != lease.place.backend_pid),
@@ -171,7 +171,7 @@ class Trial:
         return deferred[0][0]
 
     def _set_up(self, task: Task) -> None:
-        """Create or upgrade the bookkeeping, to be rolled back with the rest."""
+        """Create or upgrade the ledger's tables, to be rolled back with the rest."""
         setup = tables.setup(self._lease.place, self._assignment.schema)
         ours_first = session_state.ours(self._assignment.role)
         parts = (ours_first, setup, "RESET client_min_messages;", *session_state.FRESH)
@@ -182,7 +182,7 @@ class Trial:
             raise self._judged(error, task, "the migration history could not be created or upgraded") from error
 
     def _make_room(self, tasks: Sequence[Task]) -> None:
-        """See that long numbers could be written, as is done in earnest before the first of them."""
+        """Check that long numbers could be written, as a real start does before the first one."""
         if not widening.are_long(task.migration.file.number for task in tasks):
             return
         place, task = self._lease.place, tasks[-1]
@@ -198,7 +198,7 @@ class Trial:
             raise self._judged(error, task, "the column migration_number could not be made bigint") from error
 
     def _plan_row(self, task: Task) -> None:
-        """See that a row could be written into the ledger. It is not: that would take a number from its sequence."""
+        """Check that a row could be written to the ledger. Writing it would use a number of its sequence."""
         row = writing.insert(self._lease.place, task.migration.file, self._assignment.app_version, status=COMPLETED)
         try:
             self._worker.query(f"{session_state.ours(self._assignment.role)}\nEXPLAIN {row}", task.patience)
@@ -206,7 +206,7 @@ class Trial:
             raise self._judged(error, task, "the migration history could not be written") from error
 
     def file_ended_transaction(self, task: Task, refusal: Refused | None = None) -> MigrationFailedError:
-        """Return the error for the one thing that must not happen: a COMMIT that no parser has seen."""
+        """Return the error for the one thing that must not happen: a COMMIT that the parser missed."""
         failure = standing.file_ended_transaction(task, refusal)
         before = ", ".join(done.file for done in self._rehearsed)
         if before:
@@ -215,21 +215,21 @@ class Trial:
         return failure
 
     def undo(self) -> None:
-        """Roll everything back, with the locks of the session, which no rollback frees. Never raises."""
+        """Roll everything back, and release the session's locks, which a rollback does not. Never raises."""
         if not self._worker.usable or not self._worker.in_transaction:
             return
         try:
-            # In one message: a pooler may give the next one to another server session.
+            # In one message, because a pooler may send the next one to another server session.
             self._worker.query("ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()", Deadline(2 * GRACE))
         except (StatementError, EntrypointError):
-            # The server rolls back by itself when the connection ends.
+            # The server rolls back when the connection ends.
             self._worker.abandon()
 
     def _judged(self, error: StatementError, task: Task, doing: str) -> EntrypointError | Refused:
-        """Return a refused statement about the ledger; as a migration's if it says nothing about the ledger itself."""
+        """Return the error for a refused statement about the ledger, or the migration's if that is the cause."""
         if classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate):
             return Refused(task.migration, error)
-        # Here, as what is asked next ends the transaction, but not what the session has locked.
+        # Now, because the next question ends the transaction, but keeps the locks of the session.
         self.undo()
         schema, role = self._lease.place.schema, self._assignment.role
         return refused_on(self._worker, schema, role, error, doing, reading=False)

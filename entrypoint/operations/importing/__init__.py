@@ -1,1 +1,1 @@
-"""`import`: another tool's directory becomes files of ours. A pure module for each tool, or for two that are alike."""
+"""`import`: how each tool's directory is read. One pure module for each tool, or for two that are alike."""

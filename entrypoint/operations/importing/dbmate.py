@@ -1,8 +1,8 @@
-r"""dbmate: both ways in one file, below `-- migrate:up` and `-- migrate:down`, with options on the mark's line.
+r"""dbmate: both directions in one file, below `-- migrate:up` and `-- migrate:down`, with options on the same line.
 
 Names: `FindMigrations` in dbmate's `pkg/dbmate/db.go` (`^(\d+).*\.sql$`, in the order of the names as texts); what is
 in a file: `pkg/dbmate/migration.go`, and the chapter "Creating Migrations" of its README. Several pairs in one file run
-one after the other, each in a transaction of its own unless its mark says `transaction:false`.
+one after the other, each in its own transaction unless its mark says `transaction:false`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Block(NamedTuple):
 
 class _File(NamedTuple):
     above: Piece
-    """Comments above the first mark."""
+    """The comments above the first mark."""
     forward: list[_Block]
     back: list[_Block]
 
@@ -85,11 +85,11 @@ def _parse(content: bytes) -> _File | Fault:
 
 
 def _part(path: str, content: bytes, blocks: Sequence[_Block]) -> Part | None:
-    """Return the blocks of one direction; where only some have a transaction, they bring it along."""
+    """Return the blocks of one direction. If only some have a transaction, it is written into them."""
     pieces = [block.piece for block in blocks]
     if not texts.has_statements(content, pieces):
         return None
-    if len(blocks) == 1:  # What is sent last needs no semicolon.
+    if len(blocks) == 1:  # The last statement needs no semicolon.
         return Part(path, (pieces[0]._replace(after=b""),), not blocks[0].transaction)
     if all(block.transaction for block in blocks) or not any(block.transaction for block in blocks):
         return Part(path, tuple(pieces), not blocks[0].transaction)

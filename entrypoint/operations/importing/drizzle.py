@@ -1,10 +1,10 @@
 """Drizzle: `TAG.sql` for each entry of `meta/_journal.json`, with `--> statement-breakpoint` between statements.
 
 `readMigrationFiles` in drizzle-orm's `src/migrator.ts`, and "Migrations" in Drizzle's documentation. They run in the
-order of the journal. The migrator splits a file at the mark wherever it stands, and sends each stretch by itself, so a
-stretch need not end with a semicolon. The history has the hash of a file, and the `when` of its entry.
+order of the journal. The migrator splits a file at the mark, wherever it is, and sends each part by itself, so a part
+need not end with a semicolon. The history has the hash of a file, and the `when` of its entry.
 
-From drizzle-kit 1.0 on there is no journal, but a directory for each migration, `TIMESTAMP_name/migration.sql` beside
+Since drizzle-kit 1.0 there is no journal, but a directory for each migration, with `TIMESTAMP_name/migration.sql` and
 `snapshot.json`, in the order of the names.
 """
 

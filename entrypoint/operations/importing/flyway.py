@@ -1,9 +1,9 @@
-"""Flyway: `V2_1__name.sql`, `U2_1__name.sql` for the way back, `R__name.sql` to be repeated, in all subdirectories.
+"""Flyway: `V2_1__name.sql`, undo migrations `U2_1__name.sql`, repeatable ones `R__name.sql`, in all subdirectories.
 
 Names: `ResourceNameParser` and `MigrationVersion` in Flyway's core, and "Migrations" in its documentation; where it
 looks: `FileSystemScanner` (not in hidden directories, which is how Kubernetes mounts files twice);
-`V2_1__name.sql.conf` beside a file: `SqlScriptMetadata`, and "Script configuration files". A version has parts, of
-which 1 and 1.0 are the same. `${name}` is replaced anywhere in a file, also in strings and comments, unless
+`V2_1__name.sql.conf` next to a file: `SqlScriptMetadata`, and "Script configuration files". Versions have parts; 1 and
+1.0 are the same. `${name}` is replaced anywhere in a file, even in strings and comments, unless
 `placeholderReplacement=false`. Prefixes, separator and suffixes are the default ones.
 """
 
@@ -52,7 +52,7 @@ class _Script(NamedTuple):
 
 
 def read(source: Source) -> Reading:
-    """Return Flyway's migrations in the order of their versions, and the repeatable ones in that of their names."""
+    """Return Flyway's migrations in the order of their versions, and the repeatable ones by name."""
     files: list[_File] = []
     left: list[Left] = []
     others: list[str] = []
@@ -104,7 +104,7 @@ def _named(path: str, base: str) -> _File | None:
 
 
 def _way_back(source: Source, file: _File, left: list[Left]) -> Part | None:
-    """Return the SQL of an undo migration, or leave it with the reason."""
+    """Return the SQL of an undo migration, or leave it out with a reason."""
     back, why = _part(source, file)
     if why is not None:
         left.append(Left(file.path, why._replace(remedy=f"{why.remedy}, as a file in rollback/.")))
@@ -115,7 +115,7 @@ def _way_back(source: Source, file: _File, left: list[Left]) -> Part | None:
 
 
 def _baselines(files: list[_File], left: list[Left]) -> list[_File]:
-    """Return the baseline migrations that stand for others which are gone, and leave the rest."""
+    """Return the baseline migrations whose predecessors are gone, and leave out the rest."""
     versions = [parts_of(file.version) for file in files if file.kind == "V"]
     needed = []
     for file in files:
@@ -143,7 +143,7 @@ def _doubled(files: Iterable[_File]) -> list[Fault]:
 
 
 def _same_descriptions(files: Iterable[_File]) -> list[Fault]:
-    """Return a fault for each description that several repeatable migrations have: Flyway knows them by that alone."""
+    """Return an error for each description of several repeatable migrations: Flyway identifies them by it."""
     by_description: dict[str, list[str]] = {}
     for file in files:
         by_description.setdefault(file.description, []).append(file.path)
@@ -159,7 +159,7 @@ def _same_descriptions(files: Iterable[_File]) -> list[Fault]:
 
 
 def _part(source: Source, file: _File) -> tuple[Part | None, Why | None]:
-    """Return the SQL of a file, or why it cannot be taken over."""
+    """Return the SQL of a file, or why it cannot be imported."""
     if file.suffix != "sql":
         language = _LANGUAGES.get(file.suffix)
         what = f"it is written in {language}" if language else f"it is a script (.{file.suffix})"
@@ -180,7 +180,7 @@ def _part(source: Source, file: _File) -> tuple[Part | None, Why | None]:
 
 
 def _configuration(source: Source, path: str) -> _Script:
-    """Return what a script configuration file says: Java's properties, of which only a few are known to Flyway."""
+    """Return the contents of a script configuration file: Java properties, of which Flyway knows a few."""
     conf = f"{path}.conf"
     if conf not in source.paths:
         return _Script(no_transaction=False, placeholders=True, conditional=False)

@@ -1,4 +1,4 @@
-"""A directory as a reader looks at it."""
+"""A directory, as the readers of tools see it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from entrypoint.migration.script.files import BYTE_ORDER_MARK, read_bytes
 from entrypoint.operations.importing.values import UnreadableError
 from entrypoint.redaction import foreign
 
-# As deep as directories are looked into that lead nowhere else.
+# How deep to look into directories if no depth is given.
 _DEEPEST = 32
 
 
 class Folder:
-    """The files of a directory, without what begins with a dot. Links are followed, as the tools do."""
+    """The files of a directory, except for those that begin with a dot. Follows links, as the tools do."""
 
     paths: tuple[str, ...]
     folders: tuple[str, ...]
 
     def __init__(self, path: str, depth: int | None, limit: int) -> None:
-        """List the files, as many levels deep as `depth` says. Raises OSError if there is no such directory."""
+        """List the files, `depth` levels deep. Raises OSError if there is no such directory."""
         self._path = path
         self._limit = limit
         self.paths = tuple(sorted(self._list("", _DEEPEST if depth is None else depth, frozenset())))
@@ -37,7 +37,7 @@ class Folder:
         here = os.path.join(self._path, below)
         identity = os.stat(here)
         key = (identity.st_dev, identity.st_ino)
-        if key in above:  # A link that leads back.
+        if key in above:  # A link in a cycle.
             return []
         found: list[str] = []
         for name in os.listdir(here):

@@ -6,7 +6,7 @@ versions are compared as texts. A `metadata.toml` that does not say `run_in_tran
 
 Prisma: "Prisma Migrate", chapter "Migration histories", of its documentation: `TIMESTAMP_name/migration.sql` in
 `prisma/migrations`, in the order of the names as texts, beside `migration_lock.toml`, which names the database. A
-`down.sql` is what its guide "Generating down migrations" makes.
+`down.sql` comes from its guide "Generating down migrations".
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _POSTGRESQL = ("postgresql", "postgres", "cockroachdb")
 
 
 def folders_in(source: Source) -> dict[str, set[str]]:
-    """Return the files of each directory, of an empty one, too."""
+    """Return the files of each directory, including empty ones."""
     folders: dict[str, set[str]] = {folder: set() for folder in source.folders if not folder.startswith(".")}
     for path in source.paths:
         folder, slash, name = path.partition("/")
@@ -69,7 +69,7 @@ def read_diesel(source: Source) -> Reading:
 
 
 def _in_transaction(content: bytes) -> bool:
-    """Return what a metadata.toml says, as diesel takes it: one that is malformed says nothing."""
+    """Return the contents of a metadata.toml as diesel reads it: a malformed one says nothing."""
     try:
         return bool(tomllib.loads(content.decode()).get("run_in_transaction", False))
     except (ValueError, RecursionError):

@@ -1,8 +1,8 @@
-"""goose: both ways in one file, between marks that have lines of their own.
+"""goose: both directions in one file, separated by marks on lines of their own.
 
 Names: goose's `provider_collect.go` (`*.sql` and `*.go` in the directory itself) and `NumericComponent` in
 `migration.go`; what is in a file: `internal/sqlparser/parser.go`, and the chapter "Migrations" of goose's README. The
-file is read line by line, also within strings and functions. Versions are numbers, sequential ones and timestamps mixed
+file is read line by line, even within strings and functions. Versions are numbers, sequential ones and timestamps mixed
 ("hybrid versioning"), and run in their order.
 """
 
@@ -64,7 +64,7 @@ def read(source: Source) -> Reading:
 
 
 class _RefusedError(Exception):
-    """goose would not run a file either: why, and in which line."""
+    """goose would not run the file either: why, and on which line."""
 
     def __init__(self, reason: str, line: int | None = None) -> None:
         super().__init__(reason)
@@ -73,7 +73,7 @@ class _RefusedError(Exception):
 
 
 class _File:
-    """A file as goose reads it: what is between two marks belongs to the direction that was named last."""
+    """A file as goose reads it: the text between two marks belongs to the direction named last."""
 
     def __init__(self, content: bytes) -> None:
         """Read the file. Raises _RefusedError."""
@@ -85,7 +85,7 @@ class _File:
         self._block = 0
         self.no_transaction = False
         self.lost = 0
-        """The first StatementEnd of a block without a statement: goose passes over the line after it."""
+        """The first StatementEnd of a block without a statement: goose skips the line after it."""
         self.substituted = 0
         """The first line with a variable that goose would replace; 0 if there is none."""
         begin = 0
@@ -103,7 +103,7 @@ class _File:
 
     @property
     def forward(self) -> tuple[Piece, ...]:
-        """The way forward, below the comments above the first mark, which are for whoever reads the file."""
+        """The up migration, below the comments above the first mark, which are for readers of the file."""
         return (*self._pieces[""], *self._pieces["up"])
 
     @property
@@ -112,7 +112,7 @@ class _File:
 
     @property
     def has_back(self) -> bool:
-        """Whether the way back has its mark."""
+        """Whether there is a mark for the down migration."""
         return self._direction == "down"
 
     def _take(self, start: int, stop: int, *, closed: bool = False) -> None:
@@ -123,7 +123,7 @@ class _File:
             self.substituted = texts.line_of(self._content, dollar)
 
     def _obey(self, command: str, line: int) -> bool:
-        """Do what a mark says; return whether it may stand where it does."""
+        """Do what a mark says; return whether it is allowed here."""
         if command == "no transaction":
             self.no_transaction = True
         elif command.startswith("envsub"):
@@ -154,7 +154,7 @@ class _File:
 
 
 def _command(line: bytes) -> str:
-    """Return a mark's words as goose reads them; empty for one that it refuses."""
+    """Return the words of a mark as goose reads them; empty if it rejects the mark."""
     if line.startswith((b" ", b"\t")) or line.count(b"+goose") > 1:
         return ""
     return line.replace(b"--", b"").replace(b"+goose", b"", 1).strip().lower().decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Which numbers and names imported migrations have here. Pure functions."""
+"""Choose numbers and names for imported migrations. Pure functions."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
     from entrypoint.operations.importing.values import Migration, Part, Reading
 
 _FEWEST_DIGITS = 3
-# Of 255 bytes that a file's name may have, with room for the number and for `.sql`.
+# A file name may have 255 bytes; this leaves room for the number and `.sql`.
 _LONGEST_WORDS = 200
 
 
 class Numbering(NamedTuple):
-    """The number of each migration, as a file's name has it, and why they are not the tool's own."""
+    """The number of each migration, as written in the file name, and why they are not the tool's own."""
 
     numbers: tuple[str, ...]
     anew: str
-    """Empty if they are as they were."""
+    """Empty if they are the tool's own."""
 
 
 class Target(NamedTuple):
-    """A file that is to be written."""
+    """A file to write."""
 
     path: str
-    """Below the directory of the migrations."""
+    """Relative to the migrations directory."""
     part: Part
     header: tuple[str, ...]
-    """The lines above what is taken over."""
+    """The lines above the imported text."""
 
 
 class Unwritten(NamedTuple):
-    """A migration that somebody has to write, and where it belongs."""
+    """A migration to write by hand, and where it belongs."""
 
     migration: Migration
     path: str
@@ -47,17 +47,17 @@ class Unwritten(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What becomes of a directory."""
+    """What to make of a directory."""
 
     files: tuple[Target, ...]
-    """The ways forward, and those that are repeated."""
+    """The migrations and the repeatable files."""
     backs: tuple[Target, ...]
     unwritten: tuple[Unwritten, ...]
     anew: str
 
 
 def plan(reading: Reading, tool: str) -> Plan:
-    """Give every migration its number and name."""
+    """Give each migration a number and a name."""
     numbering = number(reading.migrations)
     files, backs, unwritten = [], [], []
     for one, digits in zip(reading.migrations, numbering.numbers, strict=True):
@@ -68,7 +68,7 @@ def plan(reading: Reading, tool: str) -> Plan:
             continue
         files.append(Target(name, one.forward, (origin, *_no_transaction(one.forward))))
         if one.back is not None:
-            # A way back is always one transaction here, so the tool's own word on it is not taken over.
+            # A down migration is always one transaction here, so what the tool says about that is ignored.
             backs.append(Target(f"{ROLLBACKS}/{name}", one.back, (origin,)))
     names: set[str] = set()
     for repeatable in reading.repeatables:
@@ -84,7 +84,7 @@ def plan(reading: Reading, tool: str) -> Plan:
 
 
 def number(migrations: Sequence[Migration]) -> Numbering:
-    """Return the tool's own numbers if ours can be the same, in the same order; else 001, 002 and so on."""
+    """Return the tool's own numbers if they are valid here, in the same order; else 001, 002 and so on."""
     anew = _why_anew(migrations)
     if not anew:
         return Numbering(tuple(one.digits.zfill(_FEWEST_DIGITS) for one in migrations), "")

@@ -1,7 +1,7 @@
-"""golang-migrate and sqlx: a file for each way, `N_name.up.sql` and `N_name.down.sql`; sqlx has `N_name.sql`, too.
+"""golang-migrate and sqlx: a file for each direction, `N_name.up.sql` and `N_name.down.sql`; sqlx also `N_name.sql`.
 
 golang-migrate: the expression in `source/parse.go`, `ErrDuplicateMigration` in `source/iofs/iofs.go`, and its
-MIGRATIONS.md. It sends a file as it is, so one with several statements is one transaction unless it brings its own.
+MIGRATIONS.md. It sends a whole file at once, so several statements are one transaction, unless the file has its own.
 
 sqlx: `sqlx-core/src/migrate/source.rs` and `migration_type.rs`, and the chapter "Create and run migrations" of
 sqlx-cli's README. A file that begins, in its first byte, with `-- no-transaction` runs outside of one.
@@ -67,7 +67,7 @@ def read_sqlx(source: Source) -> Reading:
 
 
 def _join(source: Source, halves: dict[str, list[_Half]], left: list[Left], faults: list[Fault], tool: str) -> Reading:
-    """Return the migrations of which there is a way forward, each with its way back."""
+    """Return the migrations that have an up migration, each with its down migration."""
     for way in halves.values():
         counted: dict[int, list[str]] = {}
         for half in way:
@@ -96,7 +96,7 @@ def _join(source: Source, halves: dict[str, list[_Half]], left: list[Left], faul
 
 
 def _part(path: str, content: bytes, tool: str) -> Part:
-    """Return all of a file but sqlx's mark, which is no mark anywhere but in the first byte."""
+    """Return a file without sqlx's mark, which counts only at the very beginning."""
     if tool != "sqlx" or not content.startswith(_NO_TRANSACTION):
         return texts.whole(path, content)
     end = content.find(b"\n") + 1 or len(content)

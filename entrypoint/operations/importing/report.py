@@ -1,4 +1,4 @@
-"""What `import` prints: what was taken over, what was not and why, and what `check` says of the result. Pure."""
+"""The output of `import`: what was imported, what was not and why, and the findings of `check`. Pure functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def render(imported: Imported) -> str:
     """Return the report as text."""
     text = "\n".join(_lines(imported)) + "\n"
-    # A file's name may bring lone surrogates, which no output takes.
+    # File names may contain lone surrogates, which no output accepts.
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -1,9 +1,9 @@
-"""sql-migrate: both ways in one file, below `-- +migrate Up` and `-- +migrate Down`.
+"""sql-migrate: both directions in one file, below `-- +migrate Up` and `-- +migrate Down`.
 
 Names: `findMigrations` and `Less` in sql-migrate's `migrate.go` (every `.sql` file of the directory itself; those that
 begin with a number run first, in its order, then the others in the order of their names; the version is the file's
-name); what is in a file: `sqlparse/sqlparse.go`, and the chapter "Writing migrations" of its README. Everything above
-the first mark is passed over.
+name); what is in a file: `sqlparse/sqlparse.go`, and the chapter "Writing migrations" of its README. It skips
+everything above the first mark.
 """
 
 from __future__ import annotations

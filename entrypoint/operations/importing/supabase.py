@@ -1,8 +1,8 @@
-r"""Supabase: `NUMBER_name.sql` in `supabase/migrations`, the way forward only.
+r"""Supabase: `NUMBER_name.sql` in `supabase/migrations`, up migrations only.
 
 `ListLocalMigrations` in the Supabase CLI's `pkg/migration/list.go` and `pkg/migration/file.go`
-(`^([0-9]+)_(.*)\.sql$`, in the order of the names as texts), and "Database migrations" in its documentation. The first
-file is passed over if it is `TIMESTAMP_init.sql` from before 2021-12-09, which older releases of the CLI made.
+(`^([0-9]+)_(.*)\.sql$`, in the order of the names as texts), and "Database migrations" in its documentation. It skips
+the first file if that is `TIMESTAMP_init.sql` from before 2021-12-09, which older releases of the CLI created.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What several tools' files have in common, as bytes: lines, statements' ends, names. Pure functions."""
+"""What the files of several tools have in common, as bytes: lines, ends of statements, names. Pure functions."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ HIGHEST_64 = 2**63 - 1
 
 
 def line_of(content: bytes, offset: int) -> int:
-    """Return the number of the line in which a byte is, counted from 1."""
+    """Return the line number of a byte, counted from 1."""
     return content.count(b"\n", 0, offset) + 1
 
 
 def first_statement(content: bytes, start: int, stop: int) -> int | None:
-    """Return where the first line begins that is neither blank nor a comment of `--`; None if there is none."""
+    """Return the start of the first line that is neither blank nor a `--` comment; None if there is none."""
     found = _STATEMENT.search(content, start, stop)
     return found.start() if found and found.start() < stop else None
 
 
 def has_statements(content: bytes, pieces: Iterable[Piece]) -> bool:
-    """Tell whether there is more in these stretches than blanks and comments of `--`."""
+    """Return whether these parts contain more than blank lines and `--` comments."""
     return any(first_statement(content, piece.start, piece.stop) is not None for piece in pieces)
 
 
 def closed(content: bytes, start: int, stop: int) -> Piece:
-    """Return a stretch that a tool sends by itself, with a semicolon behind it if it has none at its end."""
+    """Return a part that a tool sends by itself, with a semicolon added if it does not end with one."""
     if first_statement(content, start, stop) is None:
         return Piece(start, stop)
     tail = _last_line(content, start, stop)
@@ -44,7 +44,7 @@ def closed(content: bytes, start: int, stop: int) -> Piece:
 
 
 def _last_line(content: bytes, start: int, stop: int) -> bytes:
-    """Return the last line of a stretch that is neither blank nor a comment."""
+    """Return the last line of a part that is neither blank nor a comment."""
     while True:
         begin = content.rfind(b"\n", start, stop) + 1 or start
         line = content[begin:stop].strip()
@@ -61,13 +61,13 @@ def whole(path: str, content: bytes, *, no_transaction: bool = False) -> Part:
 
 
 def way_back(path: str, content: bytes, *, no_transaction: bool = False) -> Part | None:
-    """Return all of a file that takes a migration back; None if there is no statement in it."""
+    """Return all of a down migration; None if it has no statements."""
     part = whole(path, content, no_transaction=no_transaction)
     return part if has_statements(content, part.pieces) else None
 
 
 def no_way_back(source: str) -> Left:
-    """Return the remark about a way back that does nothing."""
+    """Return the remark about a down migration without statements."""
     return Left(
         source,
         Why(
@@ -78,7 +78,7 @@ def no_way_back(source: str) -> Left:
 
 
 def doubled(migrations: Sequence[Migration], tool: str) -> list[Fault]:
-    """Return a fault for each version that several migrations have: a version is known by its text."""
+    """Return an error for each version of several migrations. Versions are compared as texts."""
     counts = Counter(migration.version for migration in migrations)
     return [
         Fault(
@@ -91,7 +91,7 @@ def doubled(migrations: Sequence[Migration], tool: str) -> list[Fault]:
 
 
 def not_looked_at(paths: Iterable[str], tool: str, form: str) -> list[Left]:
-    """Return a remark for each of these files, whose names say nothing to the tool."""
+    """Return a remark for each of these files, whose names the tool does not recognize."""
     why = Why(
         f"{tool} ignores it: a migration is called {form}",
         "Nothing to do, unless it should be a migration: then rename it.",
@@ -100,10 +100,10 @@ def not_looked_at(paths: Iterable[str], tool: str, form: str) -> list[Left]:
 
 
 def in_the_directory(paths: Iterable[str]) -> list[str]:
-    """Return the files that are in the directory itself."""
+    """Return the files directly in the directory."""
     return [path for path in paths if "/" not in path]
 
 
 def looks_like_sql(path: str) -> bool:
-    """Tell whether a file's suffix is .sql, in any case."""
+    """Return whether a file name ends in .sql, in upper or lower case."""
     return path.lower().endswith(".sql")

@@ -1,4 +1,4 @@
-"""The tools whose directories can be imported: how to read each, and how to know a file of each."""
+"""The tools whose directories can be imported: how to read them, and how to recognize their files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class Tool(NamedTuple):
-    """How a tool's directory is read."""
+    """How to read a tool's directory."""
 
     read: Callable[[Source], Reading]
     depth: int | None
-    """How many levels of directories are looked at; None: all of them."""
+    """How many levels of directories to read; None: all."""
     usual: tuple[str, ...]
-    """Where its projects have their migrations, for somebody who named a directory above."""
+    """Where its projects keep their migrations, in case the user gave a parent directory."""
 
 
 BY_NAME = {
@@ -53,10 +53,10 @@ _SHOWN = {_OURS: "this program", "flyway": "Flyway", "prisma": "Prisma", "drizzl
 
 
 class Sign(NamedTuple):
-    """Whose a file is, if that can be told, and by what."""
+    """Which tools a file may belong to, and how that was recognized."""
 
     tools: frozenset[str]
-    """One of them; in lower case."""
+    """Its tool is one of these; in lower case."""
     what: str
     line: int | None = None
 
@@ -67,7 +67,7 @@ def shown(tool: str) -> str:
 
 
 def sign_in_name(path: str) -> Sign | None:
-    """Return whose file this is by its name, or by the directory that it is in."""
+    """Return which tool a file belongs to, by its name or its directory."""
     by_name = "its name"
     if "/" not in path and _PAIR.fullmatch(path):
         return Sign(frozenset({"golang-migrate", "sqlx"}), by_name)
@@ -77,10 +77,10 @@ def sign_in_name(path: str) -> Sign | None:
 
 
 def sign_in_text(text: str) -> Sign | None:
-    """Return whose file this is by the first mark in it.
+    """Return which tool a file belongs to, by its first mark.
 
-    A line of ours beside another tool's mark is only a directive that the file will have here, and is taken over with
-    the rest: files of ours have no such marks.
+    A directive of this program next to another tool's mark is imported with the rest, for use here: files of this
+    program have no such marks.
     """
     if mark := find_mark(text):
         return Sign(frozenset({mark.tool.lower()}), foreign(mark.line), mark.number)

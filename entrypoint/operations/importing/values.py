@@ -1,4 +1,4 @@
-"""What a tool's directory holds, as plain values: its migrations, and what is none of them."""
+"""The contents of a tool's directory as plain values: its migrations, and other files."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Source(Protocol):
-        """A directory of files. A file is read when it is asked for, so that only one is in memory."""
+        """A directory of files. Files are read on demand, so that only one is in memory."""
 
         @property
         def paths(self) -> Sequence[str]:
-            """Every file below the directory, sorted, with / between the names."""
+            """Every file in the directory and below, sorted, as paths with /."""
 
         @property
         def folders(self) -> Sequence[str]:
-            """Every directory in the directory itself, sorted; an empty one, too."""
+            """Every directory directly in the directory, sorted, including empty ones."""
 
         def content(self, path: str) -> bytes:
             """Return a file's bytes, without a byte-order mark. Raises UnreadableError."""
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
         """A module of this package that knows a tool."""
 
         DEPTH: int | None
-        """How many levels of directories are looked at; None: all of them."""
+        """How many levels of directories to read; None: all."""
 
         def read(self, source: Source, /) -> Reading:
             """Return what the tool would see in a directory, in the order in which it would run it."""
 
 
 class UnreadableError(Exception):
-    """A file cannot be read; the text says why."""
+    """A file cannot be read; the message says why."""
 
 
 class Piece(NamedTuple):
-    """A stretch of a file that is taken byte for byte, and what has to stand before and after it."""
+    """A part of a file, copied byte for byte, and the text to add before and after it."""
 
     start: int
     stop: int
@@ -47,7 +47,7 @@ class Piece(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One way of a migration, forward or back: where its SQL is."""
+    """One direction of a migration: where its SQL is."""
 
     path: str
     pieces: tuple[Piece, ...]
@@ -62,25 +62,25 @@ class Why(NamedTuple):
 
 
 class Migration(NamedTuple):
-    """What the tool runs once and records under a version."""
+    """A migration that the tool runs once and records under a version."""
 
     source: str
-    """The file or directory that it is there."""
+    """Its file or directory there."""
     version: str
     """As the tool records it: see `Origin`."""
     digits: str
-    """Its number as it is written there, if it has a whole one."""
+    """Its number as written there, if it is an integer."""
     words: str
     """The description in its name."""
     forward: Part | None
-    """None if it is not SQL that could be taken over."""
+    """None if it is not SQL that can be imported."""
     back: Part | None = None
     why: Why | None = None
     """Why there is no `forward`."""
 
 
 class Repeatable(NamedTuple):
-    """What the tool runs again whenever it has changed."""
+    """A migration that the tool runs again whenever it changes."""
 
     source: str
     version: str
@@ -89,14 +89,14 @@ class Repeatable(NamedTuple):
 
 
 class Left(NamedTuple):
-    """A file that is left where it is, and is no migration of the tool's history."""
+    """A file that is not imported and is not in the tool's history."""
 
     source: str
     why: Why
 
 
 class Fault(NamedTuple):
-    """Why the directory cannot be imported as it is: to be mended there first."""
+    """An error that has to be corrected in the directory before it can be imported."""
 
     sources: tuple[str, ...]
     message: str
@@ -108,7 +108,7 @@ class Fault(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Everything that was found in a directory."""
+    """Everything found in a directory."""
 
     migrations: tuple[Migration, ...] = ()
     """In the order in which the tool runs them."""
@@ -118,5 +118,5 @@ class Reading(NamedTuple):
 
     @property
     def empty(self) -> bool:
-        """Whether the tool would find nothing of its own there."""
+        """Whether the tool would find nothing there."""
         return not (self.migrations or self.repeatables or self.faults)

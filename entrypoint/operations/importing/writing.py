@@ -1,4 +1,4 @@
-"""Imported files on the disk: first all of them beside the place where they belong, then there, or none at all."""
+"""Write imported files: first all of them next to their destination, then move all of them there, or none."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _FIRST_LINES = 4096
 
 @contextlib.contextmanager
 def staged(parent: str, targets: Iterable[Target], source: Source) -> Iterator[str]:
-    """Write `targets` into a new directory in `parent`, and remove what is left of it at the end.
+    """Write `targets` into a new directory in `parent`, and remove it at the end.
 
-    It is in the same file system as the place where the files belong, so that they can be moved there.
+    It is in the same file system as the destination, so that the files can be moved there.
     """
     stage = os.path.join(parent, f".entrypoint-import-{secrets.token_hex(6)}")
     try:
@@ -45,7 +45,7 @@ def staged(parent: str, targets: Iterable[Target], source: Source) -> Iterator[s
 
 
 def _write(path: str, target: Target, content: bytes) -> None:
-    """Write one file: the lines above, with the file's own line ends, and its pieces."""
+    """Write one file: the lines above, with the file's own line endings, and its parts."""
     newline = b"\r\n" if b"\r\n" in content[:_FIRST_LINES] else b"\n"
     view = memoryview(content)
     with open(path, "xb") as file:
@@ -57,7 +57,7 @@ def _write(path: str, target: Target, content: bytes) -> None:
 
 
 def move(stage: str, into: str, paths: Sequence[str]) -> None:
-    """Move files from `stage` to `into`: all of them or none. Nothing that is there is overwritten."""
+    """Move files from `stage` to `into`: all or none. Never overwrites a file."""
     moved: list[str] = []
     made: list[str] = []
     try:
@@ -85,12 +85,12 @@ def _make(directory: str, made: list[str]) -> None:
 
 
 def _link(source: str, target: str, moved: list[str]) -> None:
-    """Give a file its name; unlike renaming, that fails if somebody has made such a file a moment ago."""
+    """Give a file its name. Unlike renaming, this fails if such a file exists by now."""
     try:
         os.link(source, target)
     except FileExistsError:
         raise
-    except OSError:  # Not every file system has links.
+    except OSError:  # Not every file system supports links.
         with open(source, "rb") as reader, open(target, "xb") as writer:
             moved.append(target)
             shutil.copyfileobj(reader, writer)

@@ -1,5 +1,5 @@
-// The live part of the page: asks for the page again, and changes what has changed.
-// Nothing here makes HTML out of text. The browser parses the answer into a document of its own, without running it.
+// Live updates: requests the page again, and changes what has changed.
+// Nothing here turns text into HTML. The browser parses the answer into a separate document, without running it.
 "use strict";
 
 (() => {
@@ -23,10 +23,10 @@
     return `${date.toISOString().slice(11, 19)} UTC`;
   }
 
-  // Make `old` what `fresh` is, touching as little as possible: the focus, a selection and a scrolled message stay.
+  // Make `old` equal to `fresh` with as few changes as possible, to keep the focus, a selection and the scroll position.
   function patch(old, fresh) {
     if (old.isEqualNode(fresh)) return;
-    // It may say that something was copied; what it copies never changes, as that is its key.
+    // It may say "Copied". What it copies never changes, because that is its key.
     if (old.className === "copy" && fresh.className === "copy") return;
     if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) {
       old.replaceWith(document.adoptNode(fresh));
@@ -72,7 +72,7 @@
   }
 
   function show(fresh) {
-    // A new release of the service: its script and style belong to its page.
+    // A new release of the service has a new script and style.
     const script = (page) => page.querySelector("script[src]")?.getAttribute("src");
     if (script(fresh) !== script(document)) {
       location.reload();
@@ -87,13 +87,13 @@
     }
     if (focused && focused !== document.body && !focused.isConnected) document.getElementById("status").focus();
     const now = document.getElementById("headline").textContent;
-    // Not every tick: only what has happened.
+    // Announce only changes.
     if (now !== headline) announcement.textContent = now;
   }
 
   function answered() {
     if (request.responseURL && new URL(request.responseURL).pathname !== new URL(address(), location).pathname) {
-      location.reload(); // The session is over: the service sent us to where one logs in.
+      location.reload(); // The session has expired: this is the login page.
       return;
     }
     if (request.status === 200 && request.response?.getElementById("status")) {
@@ -114,16 +114,16 @@
   function failed() {
     failures += 1;
     checked.textContent = "Not live";
-    // Set once, as it would be read aloud each time.
+    // Set it once, because screen readers read it out each time.
     if (failures === 1) {
-      connection.textContent = `Lost the connection to the service; trying again. This page is as of ${seen}.`;
+      connection.textContent = `Lost the connection to the service; trying again. This page was last updated at ${seen}.`;
     }
     again(Math.min(SLOWEST, 1_000 * 2 ** Math.min(failures - 1, 5)));
   }
 
   function again(delay) {
     clearTimeout(timer);
-    // A hundred pages that were opened together must not ask together for ever.
+    // Spread the requests of pages that were opened at the same time.
     if (!paused && !document.hidden) timer = setTimeout(ask, delay * (0.9 + 0.2 * Math.random()));
   }
 
@@ -151,11 +151,11 @@
     try {
       await navigator.clipboard.writeText(code.textContent);
     } catch {
-      // Over plain HTTP, browsers give a page no clipboard: select the command, and copy the selection.
+      // Over plain HTTP, browsers offer no clipboard: select the command, and copy the selection.
       getSelection().selectAllChildren(code);
       copied = document.execCommand("copy");
     }
-    if (!copied) return; // It is selected now: Ctrl+C copies it.
+    if (!copied) return; // It is selected, so Ctrl+C copies it.
     const label = button.firstChild;
     label.data = "Copied";
     announcement.textContent = `Copied: ${code.textContent}`;
@@ -184,7 +184,7 @@
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden && !paused) ask();
   });
-  // Back from another page: what the browser has kept is old.
+  // After going back to this page, the browser shows an old copy.
   addEventListener("pageshow", (event) => {
     if (event.persisted && !paused) ask();
   });
