@@ -364,7 +364,7 @@ def _migrate(
     commanded = verdict is not None and verdict.pending
     what = f"{count(len(plan.pending), 'migration is', 'migrations are')} pending"
     if not plan.pending and (due or commanded):
-        what = f"repeatable/{min(due)}.sql has to be applied" if due else "MIGRATION_COMMAND has to run"
+        what = f"repeatable/{min(due)}.sql must be applied" if due else "MIGRATION_COMMAND must run"
     refuse_read_only(survey, what)
     if (plan.pending or commanded) and plan.outstanding:
         _tell_outstanding(plan)

@@ -80,7 +80,7 @@ def test_what_is_left_out(text: str, commands: list[str]) -> None:
         ("\\timing on `date`", "the text in backquotes"),
         ("\\echo it's\nselect 'a'", "close its quote on the same line, with '"),
         ('\\echo "\n', 'close its quote on the same line, with "'),
-        ("sel\\echo\\\\ect 1", "put it on a line of its own"),
+        ("sel\\echo\\\\ect 1", "put it on a separate line"),
         ("select E'a'\n\\echo ; \n'b\\'; commit; \n';\nselect 2", "write it above the statement"),
         ("select 'a' -- b\n\\echo\n/* c */ 'd'", "write it above the statement"),
         ("\\echos", "remove it"),

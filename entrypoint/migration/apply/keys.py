@@ -327,7 +327,7 @@ def _build(table: Table, columns: Sequence[Column]) -> str:
     if table.kind == "p":
         return (
             f"Create one in an earlier file: CREATE INDEX ON {table.name} ({names}). On a partitioned table it cannot "
-            "be built CONCURRENTLY, so writes to the table wait meanwhile."
+            "be built CONCURRENTLY, so writes to the table wait until it is built."
         )
     return f"Create one in an earlier file: CREATE INDEX CONCURRENTLY ON {table.name} ({names})."
 

@@ -394,7 +394,7 @@ class Leader:
         if migration.advice.faults:
             fault, file = migration.advice.faults[0], migration.file
             raise MigrationFilesError(
-                f"{file.name} has to run as units ({why}) but cannot: line {fault.line}: {fault.message}",
+                f"{file.name} must run as units ({why}), but cannot: line {fault.line}: {fault.message}",
                 faults=(f"{file.name}:{fault.line}: {fault.message}",),
                 remedy="Change that line. Or check which units took effect, remove them from the file, and delete "
                 "its row.",

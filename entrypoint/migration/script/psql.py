@@ -140,7 +140,7 @@ def _trouble_behind(stop: str, glued: str) -> str:
         return "remove it: psql would run the text in backquotes as a shell command"
     if stop in ("'", '"'):
         return f"close its quote on the same line, with {stop}, or remove it"
-    return "put it on a line of its own" if glued.strip() else ""
+    return "put it on a separate line" if glued.strip() else ""
 
 
 def _why_not_needed(name: str, values: Sequence[str | None], *, first: bool) -> str:
