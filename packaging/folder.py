@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # -I leaves it out.
 
 import bundle  # noqa: E402 - after the line above
+import fewer_libraries  # noqa: E402
 import own_glibc  # noqa: E402
 import own_tls  # noqa: E402
 
@@ -96,6 +97,7 @@ import entrypoint  # noqa: E402 - what was installed for the packer
 
 try:
     own_tls.bring(folder)
+    fewer_libraries.leave_out(folder)
     own_glibc.bring(folder)
 except own_glibc.CannotPackError as error:
     sys.exit(f"cannot pack the folder: {error}")

@@ -24,12 +24,15 @@ OLDEST = (2, 34)
 # glibc loads this library by its name when a thread ends.
 BY_NAME = "libgcc_s.so.1"
 
-_PT_LOAD, _PT_INTERP, _PT_PHDR = 1, 3, 6
+PT_LOAD, PT_DYNAMIC, _PT_INTERP, _PT_PHDR = 1, 2, 3, 6
 _READ, _READ_AND_EXECUTE = 4, 5
 # From <elf.h>: the header's fields for the entry point and for the program headers' offset, size and number; and a
 # program header.
-_HEADER = struct.Struct("<24xQQ14xHH")
-_SEGMENT = struct.Struct("<IIQQQQQQ")
+HEADER = struct.Struct("<24xQQ14xHH")
+SEGMENT = struct.Struct("<IIQQQQQQ")
+
+# Where the code begins is a multiple of this. If a section of start.c needed a larger one, the linker would move it.
+_ALIGNMENT = 64
 
 # One section, which runs wherever it is mapped. It cannot contain writable data.
 _LAYOUT = """
@@ -38,6 +41,7 @@ SECTIONS {{
     .start : {{ *(.text.begin) *(.text .text.*) *(.rodata .rodata.*) }}
     /DISCARD/ : {{ *(.comment) *(.note*) *(.eh_frame*) *(.gnu*) }}
     .rest : {{ *(*) }}
+    ASSERT(ADDR(.start) == {begin:#x}, "start.c was moved: _ALIGNMENT is too small")
     ASSERT(SIZEOF(.rest) == 0, "start.c has data of its own")
 }}
 """
@@ -151,11 +155,11 @@ def _package() -> str:
 def start_with_it(program: Path) -> None:
     """Make the program start with the code in start.c, not with a loader at an absolute path."""
     contents = bytearray(program.read_bytes())
-    entry, table, size, count = _HEADER.unpack_from(contents)
-    if size != _SEGMENT.size:
+    entry, table, size, count = HEADER.unpack_from(contents)
+    if size != SEGMENT.size:
         raise CannotPackError(f"{program} is not a 64-bit program")
-    segments = [_SEGMENT.unpack_from(contents, table + size * index) for index in range(count)]
-    loaded = [segment for segment in segments if segment[0] == _PT_LOAD]
+    segments = [SEGMENT.unpack_from(contents, table + size * index) for index in range(count)]
+    loaded = [segment for segment in segments if segment[0] == PT_LOAD]
     page = max(segment[7] for segment in loaded)
     base = _aligned(max(segment[3] + segment[6] for segment in loaded), page)
     offset = _aligned(len(contents), page)
@@ -164,20 +168,21 @@ def start_with_it(program: Path) -> None:
     # code, and a copy of the program headers for the loader, which requires its own path there. The kernel gets them
     # without that path.
     length = size * (count + 1)
-    code = _compiled(base, _aligned(length, 16), count + 1, entry)
-    appended = len(code) + _aligned(length, 16)
+    begin = _aligned(length, _ALIGNMENT)
+    code = _compiled(base, begin, count + 1, entry)
+    appended = begin + len(code)
     segments.insert(
-        segments.index(loaded[-1]) + 1, (_PT_LOAD, _READ_AND_EXECUTE, offset, base, base, appended, appended, page)
+        segments.index(loaded[-1]) + 1, (PT_LOAD, _READ_AND_EXECUTE, offset, base, base, appended, appended, page)
     )
     own = [segment for segment in segments if segment[0] != _PT_INTERP]
     if len(own) != count:
         raise CannotPackError(f"{program} does not use a dynamic loader")
     itself = (_PT_PHDR, _READ, offset, base, base, length, length, 8)
-    contents[table : table + size * count] = b"".join(_SEGMENT.pack(*segment) for segment in own)
-    struct.pack_into("<Q", contents, 24, base + _aligned(length, 16))
+    contents[table : table + size * count] = b"".join(SEGMENT.pack(*segment) for segment in own)
+    struct.pack_into("<Q", contents, 24, base + begin)
     contents += bytes(offset - len(contents))
-    contents += b"".join(_SEGMENT.pack(*(itself if segment[0] == _PT_PHDR else segment)) for segment in segments)
-    contents += bytes(offset + _aligned(length, 16) - len(contents)) + code
+    contents += b"".join(SEGMENT.pack(*(itself if segment[0] == _PT_PHDR else segment)) for segment in segments)
+    contents += bytes(offset + begin - len(contents)) + code
     program.write_bytes(contents)
 
 

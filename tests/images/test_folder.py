@@ -9,12 +9,15 @@ import os
 import platform
 import re
 import shutil
+import socketserver
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from benchmarks import stage
 from conftest import missing
@@ -211,6 +214,80 @@ def test_an_up_to_date_start_opens_no_more_than_it_must(
     assert "entrypoint.start.bundle" in modules
     assert not modules & UP_TO_DATE
     assert {name for name in modules if not name.startswith("libffi")} <= of_python | packing
+    # Of libpq's libraries none for LDAP and Kerberos, and of glibc's none whose contents are in libc.
+    libraries = {path.rpartition("/")[2] for path in opened if ".so" in path}
+    assert {"libldap-on-demand.so", "libgssapi_krb5-on-demand.so"} <= libraries
+    names = {re.split(r"[-.]", name)[0] for name in libraries if "on-demand" not in name}
+    assert {"libpq", "libssl", "libcrypto", "libz", "libffi", "libc", "libm"} <= names
+    ldap = {"libldap", "liblber", "libsasl2", "libcrypt"}
+    kerberos = {"libgssapi_krb5", "libkrb5", "libk5crypto", "libkrb5support", "libcom_err", "libkeyutils", "libresolv"}
+    assert not names & (ldap | kerberos | {"libpthread", "libdl", "libutil", "librt"})
+
+
+class Directory(socketserver.ThreadingTCPServer):
+    """An LDAP server with one entry, whose attribute `connection` has these values. Its messages are short."""
+
+    daemon_threads = True
+
+    def __init__(self, values: list[str]) -> None:
+        super().__init__(("127.0.0.1", 0), _Conversation)
+        self.values = values
+
+
+class _Conversation(socketserver.BaseRequestHandler):
+    server: Directory
+
+    def handle(self) -> None:
+        success = _ber(0x0A, b"\0"), _ber(0x04), _ber(0x04)
+        while request := self.request.recv(4096):
+            number, operation = _ber(0x02, request[4:5]), request[5]
+            if operation == BIND:
+                self.request.sendall(_ber(0x30, number, _ber(0x61, *success)))
+            if operation == SEARCH:
+                values = _ber(0x31, *(_ber(0x04, value.encode()) for value in self.server.values))
+                attribute = _ber(0x30, _ber(0x04, b"connection"), values)
+                entry = _ber(0x64, _ber(0x04, b"cn=shop"), _ber(0x30, attribute))
+                self.request.sendall(_ber(0x30, number, entry) + _ber(0x30, number, _ber(0x65, *success)))
+
+
+BIND, SEARCH = 0x60, 0x63
+
+
+def _ber(tag: int, *parts: bytes) -> bytes:
+    """Return a value as LDAP writes it: what it is, how long it is, its contents."""
+    contents = b"".join(parts)
+    short = len(contents) < 128
+    return bytes([tag, len(contents)] if short else [tag, 0x82, *len(contents).to_bytes(2, "big")]) + contents
+
+
+def test_a_service_is_looked_up_in_an_ldap_directory(
+    folder: Path, database: Database, migrations_dir: Path, tmp_path: Path, run_program: Callable[..., Run]
+) -> None:
+    """Libldap is loaded when libpq first calls one of its functions."""
+    write_migrations(migrations_dir, MIGRATIONS)
+    address = conninfo_to_dict(database.url)
+    with Directory([f"{name}={value}" for name, value in address.items()]) as directory:
+        threading.Thread(target=directory.serve_forever, daemon=True).start()
+        services = tmp_path / "services"
+        port = directory.server_address[1]
+        services.write_text(f"[shop]\nldap://127.0.0.1:{port}/cn=shop?connection?base?(objectclass=*)\n")
+        settings = {"DATABASE_URL": "service=shop", "PGSERVICEFILE": str(services)}
+        for outcome in ("migrated", "up_to_date"):
+            run = run_program([folder / "entrypoint", "run", "--", "/bin/true"], env=settings).ok()
+            assert run.outcome == outcome
+        directory.shutdown()
+
+
+def test_kerberos_is_asked_for_credentials(
+    folder: Path, database: Database, migrations_dir: Path, run_program: Callable[..., Run]
+) -> None:
+    """Libgssapi, too, is loaded when libpq first calls one of its functions."""
+    write_migrations(migrations_dir, MIGRATIONS)
+    settings = {"DATABASE_URL": database.url, "PGGSSENCMODE": "require", "KRB5CCNAME": "/nowhere"}
+    run = run_program([folder / "entrypoint", "migrate"], env=settings)
+    assert run.wait() == 69, run.report()
+    (record,) = run.logs("database.unavailable")
+    assert "GSSAPI encryption required but no credential cache" in record["message"]
 
 
 def test_pythons_own_variables_lead_it_nowhere(
