@@ -89,8 +89,8 @@ def carry_out(rollback: Rollback) -> str:
             )
     return (
         f"Reversed {count(len(done), 'migration')}; the schema is at version {_version(rollback, len(done))}.\n"
-        "The next start with these migration files applies them again. Before a replica starts, deploy the image that\n"
-        "belongs to this version, or set AUTO_MIGRATE=false.\n"
+        "The next start with these migration files applies them again.\n"
+        "Before a replica starts, deploy the image of this version, or set AUTO_MIGRATE=false.\n"
     )
 
 
