@@ -1,13 +1,13 @@
 /* What libldap and libgssapi need is loaded when libpq first calls one of their functions.
 
    Most starts call none of them: libpq needs libldap only for a service whose address is in an LDAP directory, and
-   libgssapi only for Kerberos. Loading both, and the ten libraries that they need, takes a tenth of an up-to-date start.
+   libgssapi only for Kerberos. Loading both, and the nine libraries that they need, takes a tenth of an up-to-date start.
    So packaging/fewer_libraries.py makes libpq need libraries made of this instead. They define the functions that libpq
    calls. Each function loads the real library and calls its namesake there. */
 
 #include <dlfcn.h>
 #include <stdio.h>
-#include <stdlib.h>
+#include <unistd.h>
 
 #define PUBLIC __attribute__((visibility("default")))
 
@@ -19,7 +19,7 @@ static void *find(const char *name)
     if (!function) {
         /* The folder is incomplete. No return value would mean an error for every function. */
         fprintf(stderr, "entrypoint: cannot load %s: %s\n", LIBRARY, dlerror());
-        exit(70); /* EX_SOFTWARE */
+        _exit(70); /* EX_SOFTWARE */
     }
     return function;
 }
