@@ -18,7 +18,8 @@ static void *find(const char *name)
     void *function = library ? dlsym(library, name) : NULL;
     if (!function) {
         /* The folder is incomplete. No return value would mean an error for every function. */
-        fprintf(stderr, "entrypoint: cannot load %s: %s\n", LIBRARY, dlerror());
+        fprintf(stderr, "entrypoint: cannot load %s\nFix: Copy the whole pg-entrypoint folder from an image for this "
+                        "processor.\n", dlerror());
         _exit(70); /* EX_SOFTWARE */
     }
     return function;

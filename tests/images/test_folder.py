@@ -290,6 +290,19 @@ def test_kerberos_is_asked_for_credentials(
     assert "GSSAPI encryption required but no credential cache" in record["message"]
 
 
+def test_a_folder_that_lacks_a_library_for_kerberos(
+    folder: Path, database: Database, migrations_dir: Path, tmp_path: Path, run_program: Callable[..., Run]
+) -> None:
+    write_migrations(migrations_dir, MIGRATIONS)
+    copy = shutil.copytree(folder, tmp_path / "folder")
+    (library,) = copy.glob("lib/psycopg_binary.libs/libgssapi_krb5-*.so.*")
+    library.unlink()
+    settings = {"DATABASE_URL": database.url, "PGGSSENCMODE": "require"}
+    run = run_program([copy / "entrypoint", "migrate"], env=settings)
+    assert run.wait() == 70, run.report()
+    assert re.search(rf"entrypoint: cannot load {library.name}: .*\nFix: Copy the whole", run.stderr)
+
+
 def test_pythons_own_variables_lead_it_nowhere(
     folder: Path, database: Database, run_program: Callable[..., Run]
 ) -> None:
