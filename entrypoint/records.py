@@ -74,6 +74,9 @@ LONGEST_PAUSE = 30.0
 # After this many doublings, even the shortest first pause (1 ms) has reached the longest.
 DOUBLINGS = 15
 
+LONGEST_NAME = 63
+"""Bytes in a name; PostgreSQL truncates longer ones (`NAMEDATALEN - 1`)."""
+
 MOST_MILLISECONDS = 2**31 - 1
 """The largest value of PostgreSQL's timeouts, which are 32-bit integers."""
 

@@ -5,11 +5,21 @@ from __future__ import annotations
 from entrypoint.errors import EntrypointError
 from entrypoint.errors.migration import ReportedError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 
 class UsageError(EntrypointError):
     """The command line is invalid."""
 
     event = "usage"
+
+
+def no_such_number(number: int, known: Collection[int], usage: str) -> UsageError:
+    """Return the error for a `number` that no migration has; `known`: the numbers that exist."""
+    span = f"the numbers go from {min(known)} to {max(known)}" if known else "there are none"
+    return UsageError(f"There is no migration number {number}: {span}", remedy=usage)
 
 
 class NotConfirmedError(UsageError):

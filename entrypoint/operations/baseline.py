@@ -8,7 +8,7 @@ from typing import NamedTuple
 from entrypoint import logs
 from entrypoint.counts import count
 from entrypoint.errors.migration import MigrationError
-from entrypoint.errors.operator import UsageError
+from entrypoint.errors.operator import no_such_number
 from entrypoint.migration.ledger import writing
 from entrypoint.migration.ledger.rows import COMPLETED
 from entrypoint.migration.ledger.walk import walk_in
@@ -44,8 +44,7 @@ def plan(settings: Settings, number: int) -> Baseline:
     with closing(survey.session):
         numbers = [file.number for file in survey.directory.files]
         if number not in numbers:
-            known = f"the numbers go from {numbers[0]} to {numbers[-1]}" if numbers else "there are none"
-            raise UsageError(f"There is no migration number {number}: {known}", remedy="entrypoint baseline N")
+            raise no_such_number(number, numbers, "entrypoint baseline N")
         tell_differences(survey.directory, survey.plan)
         _refuse_contradictions(survey, number)
         applied = {row.number for row in survey.rows}

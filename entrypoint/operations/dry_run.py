@@ -8,7 +8,7 @@ from typing import NamedTuple
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError
-from entrypoint.errors.operator import UsageError
+from entrypoint.errors.operator import UsageError, no_such_number
 from entrypoint.migration.adoption.tools import BY_NAME
 from entrypoint.migration.apply.repeating import name_of
 from entrypoint.migration.ledger import widening, words
@@ -58,8 +58,7 @@ def check_target(settings: Settings, number: int) -> None:
     """Raise UsageError unless a migration has this `number`."""
     numbers = [file.number for file in load_directory(settings.migrations_dir, settings.file_limit).files]
     if number not in numbers:
-        known = f"the numbers go from {numbers[0]} to {numbers[-1]}" if numbers else "there are none"
-        raise UsageError(f"There is no migration number {number}: {known}", remedy="entrypoint migrate --to N")
+        raise no_such_number(number, numbers, "entrypoint migrate --to N")
 
 
 def check_repeatables(settings: Settings, names: frozenset[str], *, beside: bool) -> None:

@@ -12,7 +12,16 @@ from datetime import UTC, datetime
 from entrypoint import logs
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.operator import UsageError
-from entrypoint.migration.script.files import HIGHEST, MOST_DIGITS, ROLLBACKS, is_sql, is_timestamp, number_of, slug
+from entrypoint.migration.script.files import (
+    FEWEST_DIGITS,
+    HIGHEST,
+    MOST_DIGITS,
+    ROLLBACKS,
+    is_sql,
+    is_timestamp,
+    number_of,
+    slug,
+)
 from entrypoint.migration.script.prepare import UNTOUCHED
 from entrypoint.redaction import foreign, secrets_of
 
@@ -21,8 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 # NAME_MAX on every Linux file system, in bytes; file names are ASCII here.
-_LONGEST_NAME = 255
-_FEWEST_DIGITS = 3
+_LONGEST_FILE_NAME = 255
 # The format that most tools with timestamps use.
 _USUAL_DIGITS = 14
 
@@ -86,9 +94,9 @@ def new(directory: str, title: str, *, rollback: bool, timestamp: bool = False, 
     with _alone_in(directory):
         number = next_number(os.listdir(directory), datetime.now(UTC), timestamp=timestamp)
         name = f"{number}_{words}.sql"
-        if len(name) > _LONGEST_NAME:
+        if len(name) > _LONGEST_FILE_NAME:
             raise UsageError(
-                f"The file's name would have {len(name)} characters; the limit is {_LONGEST_NAME}",
+                f"The file's name would have {len(name)} characters; the limit is {_LONGEST_FILE_NAME}",
                 remedy="Use a shorter name, and put the rest into the file.",
             )
         files = {os.path.join(directory, name): _AFTER_TEMPLATE if after else _TEMPLATE}
@@ -121,7 +129,7 @@ def next_number(names: Sequence[str], now: datetime, *, timestamp: bool = False)
     Badly named files count as well: their names will be corrected, and their numbers are taken. Raises UsageError if
     there is no higher number.
     """
-    highest, width = 0, _FEWEST_DIGITS
+    highest, width = 0, FEWEST_DIGITS
     for name in filter(is_sql, names):
         digits = re.match(r"[0-9]*", name)[0]  # type: ignore[index]  # it matches the empty string, too
         if digits and len(digits) <= MOST_DIGITS:

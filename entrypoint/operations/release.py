@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from entrypoint.migration.script import contraction, repetition
+from entrypoint.migration.script.directives import REFRESH
 from entrypoint.migration.script.report import spot
 from entrypoint.operations.findings import Finding
 
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.files import Directory
     from entrypoint.migration.script.prepare import Prepared
     from entrypoint.migration.script.scanner import Statement
-
-_REFRESH = "refresh"
 
 
 def contracting(prepared: Prepared, shown: str, *, linted: bool) -> Iterator[Finding]:
@@ -50,11 +49,11 @@ def about_refresh(prepared: Prepared, shown: str, directory: Directory) -> Itera
     for statement, name, if_there in contraction.dropped(prepared.text, prepared.advice.statements):
         if name in names and not if_there:
             message = f"drops {name}, which repeatable/{name}.sql creates; in a new database it does not exist yet"
-            yield _at(statement, prepared, _REFRESH, message, shown, "Write DROP … IF EXISTS.")
+            yield _at(statement, prepared, REFRESH, message, shown, "Write DROP … IF EXISTS.")
         if name in names and name not in said:
             message = f"drops {name}, which repeatable/{name}.sql creates, and nothing would create it again"
-            remedy = f"Write `-- entrypoint: {_REFRESH} = {name}` at the top of the file."
-            yield _at(statement, prepared, _REFRESH, message, shown, remedy)
+            remedy = f"Write `-- entrypoint: {REFRESH} = {name}` at the top of the file."
+            yield _at(statement, prepared, REFRESH, message, shown, remedy)
 
 
 def _at(statement: Statement, prepared: Prepared, rule: str, message: str, shown: str, remedy: str) -> Finding:

@@ -9,7 +9,7 @@ from entrypoint import logs
 from entrypoint.counts import count
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.migration import HistoryRefusedError, MigrationFilesError
-from entrypoint.errors.operator import UsageError
+from entrypoint.errors.operator import no_such_number
 from entrypoint.migration.adoption.history import named
 from entrypoint.migration.adoption.unadopted import other_history
 from entrypoint.migration.apply.adopting import Adopter
@@ -149,5 +149,4 @@ def _check_target(survey: Survey, down_to: int) -> None:
     """Raise UsageError unless the target is 0, or the number of a file or a row."""
     known = {file.number for file in survey.directory.files} | {row.number for row in survey.rows}
     if down_to and down_to not in known:
-        span = f"the numbers go from {min(known)} to {max(known)}" if known else "there are none"
-        raise UsageError(f"There is no migration number {down_to}: {span}", remedy="entrypoint rollback --to N")
+        raise no_such_number(down_to, known, "entrypoint rollback --to N")

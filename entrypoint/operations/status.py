@@ -12,13 +12,14 @@ from entrypoint.errors import EntrypointError
 from entrypoint.migration.adoption.unadopted import unadopted
 from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find
+from entrypoint.migration.ledger.place import TABLES
 from entrypoint.migration.ledger.plan import plan_of
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import COMPLETED, REPAIRED
 from entrypoint.migration.ledger.rows import FAILED as HAS_FAILED
 from entrypoint.migration.ledger.walk import walk_in, without_walk
 from entrypoint.migration.lock import holder
-from entrypoint.migration.lock.locked import TABLES, describe, timed_out, who_locks
+from entrypoint.migration.lock.locked import describe, timed_out, who_locks
 from entrypoint.operations import for_programs
 from entrypoint.operations.repeatable_status import read_repetitions
 from entrypoint.operations.whereabouts import Whereabouts, whereabouts

@@ -16,6 +16,7 @@ from entrypoint.deadline import Deadline, pause
 from entrypoint.errors.operator import LedgerChangedError, LockHeldError
 from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find, refuse_intrusion
+from entrypoint.migration.ledger.place import TABLES
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock import holder, locked
 from entrypoint.migration.lock.eviction import TOOL
@@ -222,7 +223,7 @@ def free(unlock: Unlock, say: Callable[[str], None], *, force: bool) -> None:
 
 def _locked(session: Session, place: Place) -> LockTimeoutError:
     """Return the error for locked tables or a locked row."""
-    return locked.timed_out(locked.who_locks(session, place, locked.TABLES[1:]), 0)
+    return locked.timed_out(locked.who_locks(session, place, TABLES[1:]), 0)
 
 
 def _connect(settings: Settings) -> Session:

@@ -110,15 +110,6 @@ class Snapshot:
         return lock if lock is not None and lock.held else None
 
     @property
-    def migrating(self) -> bool:
-        """Whether a live holder has the lock. A holder of the earlier system counts, as there is no way to tell.
-
-        False on a standby, where holders cannot be seen.
-        """
-        lock = self.lock
-        return lock is not None and (lock.legacy or (self.status is not None and self.status.guarded is True))
-
-    @property
     def last_duration(self) -> float | None:
         """How many seconds the last applied migration took."""
         last = self.status.last if self.status else None

@@ -12,6 +12,7 @@ from entrypoint.errors import ConfigurationError
 from entrypoint.records import (
     ATTEMPTS,
     DEFAULT_LIMIT_MB,
+    LONGEST_NAME,
     MOST_MILLISECONDS,
     TOOLS,
     Address,
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
     from entrypoint.command import Command
 
-# NAMEDATALEN - 1
-_LONGEST_NAME = 63
 _LAST_PORT = 2**16 - 1
 DEFAULT_LOCK_TIMEOUT_MS = 30_000
 # All variables that may be quoted in messages, or contain an address.
@@ -194,8 +193,8 @@ def adopt_from(tool: str, table: str | None) -> Adopt:
         *_, schema, relation = "", *(unquoted(said) or ("",))
     if table is not None and (not relation or said.startswith(".")):
         raise ValueError('write the table as SCHEMA.TABLE, or as "SCHEMA"."TABLE" if a name contains a dot or a quote')
-    if max(len(part.encode(errors="surrogateescape")) for part in (schema, relation)) > _LONGEST_NAME:
-        raise ValueError(f"PostgreSQL names are limited to {_LONGEST_NAME} bytes")
+    if max(len(part.encode(errors="surrogateescape")) for part in (schema, relation)) > LONGEST_NAME:
+        raise ValueError(f"PostgreSQL names are limited to {LONGEST_NAME} bytes")
     return Adopt(name, schema or None, relation or None)
 
 
@@ -352,8 +351,8 @@ class Reader:
     def name(self, name: str) -> str | None:
         """Return the name of something in the database. Reports one that PostgreSQL would silently truncate."""
         value = self.text(name)
-        if value is not None and len(value.encode(errors="surrogateescape")) > _LONGEST_NAME:
-            self.faults.append(f"{name} is {shown(value)}; PostgreSQL names are limited to {_LONGEST_NAME} bytes")
+        if value is not None and len(value.encode(errors="surrogateescape")) > LONGEST_NAME:
+            self.faults.append(f"{name} is {shown(value)}; PostgreSQL names are limited to {LONGEST_NAME} bytes")
         return value
 
     def adopt(self, name: str) -> Adopt | None:

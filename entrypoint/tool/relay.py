@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.database.answers import StatementError
+from entrypoint.database.sqlstate import ADMIN_SHUTDOWN, CANNOT_ESTABLISH_CONNECTION, INVALID_PASSWORD
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
 from entrypoint.memory import file_in_memory
@@ -273,7 +274,11 @@ class Relay:
             upstream = self._server.connect(_CONNECT)
         except (OSError, ValueError, wire.ProtocolError, UnusableFileError) as error:
             hint = error.remedy if isinstance(error, UnusableFileError) else ""
-            client.sendall(wire.error("08001", f"entrypoint cannot reach the server: {foreign(str(error))}", hint))
+            client.sendall(
+                wire.error(
+                    CANNOT_ESTABLISH_CONNECTION, f"entrypoint cannot reach the server: {foreign(str(error))}", hint
+                )
+            )
             raise
         with self._registered(upstream):
             if code == wire.CANCEL_REQUEST:
@@ -314,14 +319,14 @@ class Relay:
                     granted = wire.first_value(body) == b"t"
                 elif kind == b"E":
                     granted, why = False, f"the session could not take its locks: {wire.error_text(body)}"
-                    client.sendall(wire.error("57P01", f"entrypoint: {why}"))
+                    client.sendall(wire.error(ADMIN_SHUTDOWN, f"entrypoint: {why}"))
                     return False
                 elif kind == b"S":
                     client.sendall(wire.message(kind, body))
                 elif kind == b"Z":
                     break
         if not granted:
-            client.sendall(wire.error("57P01", f"entrypoint: {why}"))
+            client.sendall(wire.error(ADMIN_SHUTDOWN, f"entrypoint: {why}"))
         return granted
 
 
@@ -353,14 +358,16 @@ def _logged_in_for(
 ) -> bool:
     """Log in to the server with an issued password for a client that presents the key. If that fails, tell it why."""
     if not login.shows_key(client, stream, issue.key):
-        client.sendall(wire.error("28P01", "entrypoint: the password must be the one in DATABASE_URL or PGPASSWORD"))
+        client.sendall(
+            wire.error(INVALID_PASSWORD, "entrypoint: the password must be the one in DATABASE_URL or PGPASSWORD")
+        )
         return False
     try:
         password = issue.password()
         upstream.sendall(beginning)
         login.log_in(upstream, answers, issue.user, password)
     except EntrypointError as error:
-        client.sendall(wire.error("08001", f"entrypoint: {error.message}"))
+        client.sendall(wire.error(CANNOT_ESTABLISH_CONNECTION, f"entrypoint: {error.message}"))
         logs.event(logs.WARNING, "command.no_password", f"a connection of the command was refused: {error.message}")
         return False
     except login.RefusedError as refused:

@@ -190,20 +190,7 @@ def test_a_snapshot_of_a_status() -> None:
     assert (found.applied, found.pending, found.failed) == ((FIRST,), (SECOND,), (BAD,))
     assert (found.running, found.changed, found.missing, found.ahead) == ((), (), (), ())
     assert found.lock == HELD
-    assert found.migrating
     assert found.last_duration == 1.5
-
-
-@pytest.mark.parametrize(
-    ("lock", "guarded", "migrating"),
-    [(None, False, False), (NOBODY, True, False), (HELD, True, True), (HELD, False, False), (HELD, None, False)],
-)
-def test_who_holds_the_lock_lives_or_does_not(lock: LockRow | None, *, guarded: bool | None, migrating: bool) -> None:
-    assert taken(status(FIRST, lock=lock, guarded=guarded)).migrating is migrating
-
-
-def test_of_the_earlier_systems_holder_nobody_knows() -> None:
-    assert taken(status(FIRST, lock=HELD._replace(token=None))).migrating
 
 
 @pytest.mark.parametrize(

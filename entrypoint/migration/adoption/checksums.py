@@ -10,8 +10,9 @@ import hashlib
 import re
 import zlib
 
+from entrypoint.migration.script.files import BYTE_ORDER_MARK
+
 _OUR_LINES = re.compile(rb"(?:-- entrypoint:[^\n]*\n)+")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
@@ -24,7 +25,7 @@ def differs(tool: str, content: bytes, recorded: str) -> bool:
     algorithm = {"sqlx": hashlib.sha384, "prisma": hashlib.sha256}.get(tool)
     if algorithm is None:
         return False
-    return recorded not in {algorithm(before + original).hexdigest() for before in (b"", _BYTE_ORDER_MARK)}
+    return recorded not in {algorithm(before + original).hexdigest() for before in (b"", BYTE_ORDER_MARK)}
 
 
 def _flyway(content: bytes) -> str:

@@ -16,11 +16,13 @@ from entrypoint.database import session_state, transactions
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal
 from entrypoint.database.sqlstate import (
+    DATA_EXCEPTIONS,
     DEADLOCK_DETECTED,
     INSUFFICIENT_PRIVILEGE,
     LOCK_NOT_AVAILABLE,
     QUERY_CANCELED,
     SERIALIZATION_FAILURE,
+    SYNTAX_ERRORS_OR_ACCESS_RULE_VIOLATIONS,
 )
 from entrypoint.deadline import Deadline, pause
 from entrypoint.migration.apply import beginning, keys, obstacles, pace, standing
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 
 _IN_THE_WAY = (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED, SERIALIZATION_FAILURE)
 # Classes of SQLSTATE: a value is not valid for the key's type, or the type has no such operator.
-_INCOMPARABLE = ("22", "42")
+_INCOMPARABLE = (DATA_EXCEPTIONS, SYNTAX_ERRORS_OR_ACCESS_RULE_VIOLATIONS)
 # After this many failures in a row, name the blocker.
 _OFTEN = 3
 # A batch is canceled, and tried with half the size, after this many times its target, but at least this many seconds.

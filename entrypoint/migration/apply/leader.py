@@ -11,6 +11,7 @@ from entrypoint.database import classify, session_state, transactions
 from entrypoint.database.answers import StatementError
 from entrypoint.database.login import Failure
 from entrypoint.database.sqlstate import (
+    CONNECTION_EXCEPTIONS,
     DEPENDENT_OBJECTS_STILL_EXIST,
     FEATURE_NOT_SUPPORTED,
     INVALID_FUNCTION_DEFINITION,
@@ -45,6 +46,7 @@ from entrypoint.migration.apply.standing import Trace, file_ended_transaction
 from entrypoint.migration.apply.watcher import Watcher
 from entrypoint.migration.apply.widen import make_room
 from entrypoint.migration.ledger import reading, words, writing
+from entrypoint.migration.ledger.place import TABLES
 from entrypoint.migration.ledger.refusal import lacking, refused_on, takes_no_writes
 from entrypoint.migration.ledger.rollout import what_is_initial
 from entrypoint.migration.ledger.rows import FAILED, RUNNING
@@ -90,7 +92,6 @@ _ON_THE_LEDGER = "a lock on the tables of the migration history"
 _LOOK_AT_IT = "see \\d schema_migrations in psql, drop it, and start again."
 _NO_LONGER_RECORDED = "applied migrations were no longer recorded as completed"
 _RECORD_AGAIN = "The next start runs again what is not recorded. To record it without running it: entrypoint baseline."
-_CONNECTION_EXCEPTION = "08"
 # Errors if an object, such as one from a repeatable file, must be dropped first.
 TO_BE_DROPPED = (
     INVALID_TABLE_DEFINITION,
@@ -507,7 +508,7 @@ class Leader:
             self._pause(task, why, LOCK_NOT_AVAILABLE, attempt, watched, lock_wait_ms=waited_ms)
             return
         # We got an answer, so our connection works: 08… is about a connection that the statement itself opened.
-        if classify.may_pass(error.sqlstate) and not error.sqlstate.startswith(_CONNECTION_EXCEPTION):
+        if classify.may_pass(error.sqlstate) and not error.sqlstate.startswith(CONNECTION_EXCEPTIONS):
             self._pause(task, error.primary, error.sqlstate, attempt, watched, refusal=refusal)
             return
         if classify.stopped_by_operator(error.sqlstate) and not _sets(task.migration, "statement_timeout"):
@@ -542,7 +543,7 @@ class Leader:
         if not refusal.of_our_own or refusal.error.sqlstate not in (LOCK_NOT_AVAILABLE, QUERY_CANCELED):
             return None
         try:
-            return next(iter(locked.who_locks(self._worker, self._lease.place, locked.TABLES)), None)
+            return next(iter(locked.who_locks(self._worker, self._lease.place, TABLES)), None)
         except ConnectionLostError:
             return None
 

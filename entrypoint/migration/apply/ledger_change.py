@@ -11,6 +11,7 @@ from entrypoint.errors import ConnectionLostError
 from entrypoint.errors.migration import MigrationError
 from entrypoint.migration.apply.doubt import commit_ended, settle, standby_names
 from entrypoint.migration.apply.widen import make_room
+from entrypoint.migration.ledger.place import TABLES
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import as_ledger, ledger_query
 from entrypoint.migration.lock import locked
@@ -61,7 +62,7 @@ def change_ledger(
             lease.worker.rollback(Deadline(1.0))
             why = error.primary
             if error.sqlstate == LOCK_NOT_AVAILABLE:
-                blockers = locked.who_locks(lease.worker, lease.place, locked.TABLES)
+                blockers = locked.who_locks(lease.worker, lease.place, TABLES)
                 why = locked.describe(blockers)
                 if deadline.passed():
                     raise locked.timed_out(blockers, 0) from error

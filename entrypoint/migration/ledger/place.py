@@ -8,7 +8,7 @@ anything unusual is left to the full search.
 from __future__ import annotations
 
 from entrypoint.database.quoting import identifier, literal, our_state
-from entrypoint.records import NamedTuple
+from entrypoint.records import LONGEST_NAME, NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
             """End the transaction, if one is open."""
 
 
-_TABLES = ("schema_migrations", "migration_lock")
+TABLES = ("schema_migrations", "migration_lock")
 LEGACY_TIME = "timestamp without time zone"
 _TEXT = "text"
 # The columns of `migration_lock` besides `id`, and their types. First those that every such table has, also the earlier
@@ -68,8 +68,6 @@ COMMAND_COLUMNS = {
 }
 # At most this many tables of these names, in any schema, are read here. With more, the full search is used.
 MOST = 20
-# `NAMEDATALEN - 1`: PostgreSQL truncates longer names.
-_LONGEST_NAME = 63
 
 # The types that matter here, by their OIDs, which pg_type.dat fixes for built-in types.
 _TYPES = {"25": _TEXT, "1114": LEGACY_TIME}
@@ -142,8 +140,8 @@ class Place(NamedTuple):
 def tables_of(command: Command | None) -> tuple[str, ...]:
     """Return the names of our tables. The place is found by the first."""
     if command is None:
-        return _TABLES
-    return (*_TABLES, "migration_commands") if command.with_files else ("migration_commands", "migration_lock")
+        return TABLES
+    return (*TABLES, "migration_commands") if command.with_files else ("migration_commands", "migration_lock")
 
 
 def columns_of(listed: Iterable[str]) -> dict[str, str]:
@@ -165,8 +163,8 @@ def find_tables(
     Return the place, or None if there is no ledger, and whether that is certain; if not, use the full search. Raises
     StatementError.
     """
-    relations = session.query(glance(schema, role, _TABLES), deadline)[-2]
-    nothing = len(relations) < MOST and not any(row[1] == _TABLES[0] for row in relations)
+    relations = session.query(glance(schema, role, TABLES), deadline)[-2]
+    nothing = len(relations) < MOST and not any(row[1] == TABLES[0] for row in relations)
     place = None if nothing or (len(relations) == MOST and not schema) else evident_place(relations, schema)
     return place, nothing or place is not None
 
@@ -271,7 +269,7 @@ def along(path: str, user: str) -> tuple[str, ...] | None:
         elif name != name.lower():
             return None
         name = user if name == "$user" else name
-        if not name or not name.isascii() or not name.isprintable() or '"' in name or len(name) > _LONGEST_NAME:
+        if not name or not name.isascii() or not name.isprintable() or '"' in name or len(name) > LONGEST_NAME:
             return None
         if not name.startswith("pg_") and name != "information_schema":
             names.append(name)

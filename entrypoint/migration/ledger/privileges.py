@@ -8,7 +8,7 @@ from __future__ import annotations
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal
 from entrypoint.errors import ConnectionLostError
-from entrypoint.migration.ledger.place import walk
+from entrypoint.migration.ledger.place import TABLES, walk
 from entrypoint.migration.ledger.search import place_sql
 from entrypoint.records import NamedTuple
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _CHANGING = ("SELECT", "INSERT", "UPDATE", "DELETE")
 _READING = ("SELECT",)
-_TABLES = ("schema_migrations", "migration_lock")
 # The sequence of a `serial` column. An identity column, like ours, needs no privilege on its sequence.
 _SEQUENCE = """(
     SELECT pg_catalog.format('%I.%I', x.nspname, s.relname)
@@ -76,7 +75,7 @@ def grants(facts: Facts, *, reading: bool) -> list[str]:
     if not facts.schema_exists:
         return [] if facts.creates_schemas else [f"GRANT CREATE ON DATABASE {facts.database} TO {facts.role}"]
     found = []
-    makes = not reading and len(facts.tables) < len(_TABLES)
+    makes = not reading and len(facts.tables) < len(TABLES)
     if lacking := [
         what for what, lacks in (("USAGE", not facts.uses), ("CREATE", makes and not facts.creates)) if lacks
     ]:
@@ -137,7 +136,7 @@ def _query(schema: str | None, role: str | None, server_version: int, *, reading
     needed = " AND ".join(
         f"pg_catalog.has_table_privilege(w.who, c.oid, '{what}')" for what in (_READING if reading else _CHANGING)
     )
-    tables = ", ".join(map(literal, _TABLES))
+    tables = ", ".join(map(literal, TABLES))
     return f"""
         SELECT pg_catalog.quote_ident(session_user), pg_catalog.quote_ident(w.who),
                pg_catalog.pg_has_role(session_user, w.who, '{takes}'),

@@ -23,6 +23,7 @@ from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError
 from entrypoint.errors.migration import SecondLedgerError
 from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find_again
+from entrypoint.migration.ledger.place import TABLES
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.tables import nothing_is_there
 from entrypoint.migration.lock import locked
@@ -266,7 +267,7 @@ class Contender:
         """
         if self._failed_tries <= 1 or self._patience.stranger is not None:
             return None
-        return locked.who_locks(session, self._place, locked.TABLES[1:]) or None
+        return locked.who_locks(session, self._place, TABLES[1:]) or None
 
     def _weigh_locked(self, error: StatementError) -> None:
         """Do the same if the ledger could not be read or written: the holder itself may have locked it."""
@@ -275,7 +276,7 @@ class Contender:
             if session is not None and session.usable:
                 if error.sqlstate == LOCK_NOT_AVAILABLE:
                     self._trouble = None
-                    self._locked = locked.who_locks(session, self._place, locked.TABLES[1:]) or self._locked or ()
+                    self._locked = locked.who_locks(session, self._place, TABLES[1:]) or self._locked or ()
                     self._tell_locked(self._locked)
                 self._patience.weigh(session, self._place, self._seen.token if self._seen else None)
         except ConnectionLostError:

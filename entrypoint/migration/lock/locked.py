@@ -7,6 +7,8 @@ from entrypoint.database.address import OURS
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors.migration import LockTimeoutError
+from entrypoint.migration.ledger import repeatables
+from entrypoint.migration.ledger.place import TABLES
 from entrypoint.migration.observe import blockers
 
 TYPE_CHECKING = False
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from entrypoint.migration.observe.blockers import Blocker
 
 _PATIENCE = 1.0
-TABLES = ("schema_migrations", "migration_lock")
-_REPEATABLES = "repeatable_migrations"
 
 
 def who_locks(
@@ -31,7 +31,7 @@ def who_locks(
     include other applications' sessions that have any lock on one of the tables, which prevents altering it. Returns an
     empty tuple if there are none any more, or if the server does not say. Raises ConnectionLostError.
     """
-    tables = (*TABLES, _REPEATABLES)
+    tables = (*TABLES, repeatables.TABLE)
     query = blockers.locking(place.schema, tables, tables if readers else rows_of, OURS, readers=readers)
     ask = f"BEGIN READ ONLY; {session_state.ours(None)} {query}; COMMIT"
     try:

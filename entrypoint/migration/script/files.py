@@ -30,7 +30,7 @@ OF_A_DESCRIPTION = "abcdefghijklmnopqrstuvwxyz0123456789_"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Any number with this many digits fits into PostgreSQL's bigint.
 MOST_DIGITS = 18
-_FEWEST_DIGITS = 3
+FEWEST_DIGITS = 3
 HIGHEST = 10**MOST_DIGITS - 1
 ROLLBACKS = "rollback"
 """The subdirectory of the migrations directory that has the down migrations."""
@@ -320,7 +320,7 @@ def number_of(name: str) -> int | None:
 
 def _is_number(digits: str) -> bool:
     """Tell whether these are digits, of a length that is allowed. Leading zeros count."""
-    return _FEWEST_DIGITS <= len(digits) <= MOST_DIGITS and digits.isascii() and digits.isdecimal()
+    return FEWEST_DIGITS <= len(digits) <= MOST_DIGITS and digits.isascii() and digits.isdecimal()
 
 
 def is_timestamp(number: int) -> bool:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from entrypoint.operations.importing.values import Source
 
-DEPTH: int | None = 1
 
 _NAME = re.compile(r"([0-9]+)(.*)\.sql", re.DOTALL)
 _MARK = re.compile(rb"^--[ \t]*migrate:(up|down)(?:[ \t\r]+([^\n]*))?(?:\n|\Z)", re.MULTILINE)

@@ -23,7 +23,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.operations.importing.values import Source
 
-DEPTH: int | None = 2
 
 _JOURNAL = "meta/_journal.json"
 _BREAK = re.compile(rb"--> statement-breakpoint")

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from entrypoint.operations.importing.values import Source
 
-DEPTH: int | None = None
 
 _NAME = re.compile(
     r"(?:([VUB])([0-9][0-9._]*?)(?:__(.*))?|R__(.*))\.(sql|java|kt|class|groovy|sh|bash|ps1|bat|cmd|py)", re.DOTALL

@@ -21,7 +21,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.operations.importing.values import Source
 
-DEPTH: int | None = 2
 
 _LOCK = "migration_lock.toml"
 _DIGITS = re.compile(r"[0-9]*")

@@ -18,7 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.operations.importing.values import Source
 
-DEPTH: int | None = 1
 
 _NAME = re.compile(r"\+?([0-9]+)_(.*)\.(sql|go)", re.DOTALL)
 _MARK = re.compile(rb"^[ \t]*--[^\n]*\+goose[^\n]*\n?", re.MULTILINE)

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from entrypoint.migration.script.directives import NO_TRANSACTION, Origin, spell_origin
-from entrypoint.migration.script.files import MOST_DIGITS, REPEATABLES, ROLLBACKS, slug
+from entrypoint.migration.script.files import FEWEST_DIGITS, MOST_DIGITS, REPEATABLES, ROLLBACKS, slug
 from entrypoint.operations.new import plain
 
 TYPE_CHECKING = False
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from entrypoint.operations.importing.values import Migration, Part, Reading
 
-_FEWEST_DIGITS = 3
 # A file name may have 255 bytes; this leaves room for the number and `.sql`.
 _LONGEST_WORDS = 200
 
@@ -87,8 +86,8 @@ def number(migrations: Sequence[Migration]) -> Numbering:
     """Return the tool's own numbers if they are valid here, in the same order; else 001, 002 and so on."""
     anew = _why_anew(migrations)
     if not anew:
-        return Numbering(tuple(one.digits.zfill(_FEWEST_DIGITS) for one in migrations), "")
-    width = max(_FEWEST_DIGITS, len(str(len(migrations))))
+        return Numbering(tuple(one.digits.zfill(FEWEST_DIGITS) for one in migrations), "")
+    width = max(FEWEST_DIGITS, len(str(len(migrations))))
     return Numbering(tuple(f"{position:0{width}d}" for position in range(1, len(migrations) + 1)), anew)
 
 

@@ -19,7 +19,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.operations.importing.values import Source
 
-DEPTH: int | None = 1
 
 _GOLANG = re.compile(r"([0-9]+)_(.*)\.(down|up)\.(.*)", re.DOTALL)
 _SQLX = re.compile(r"([^_]*)_(.*?)(\.up|\.down)?\.sql", re.DOTALL)

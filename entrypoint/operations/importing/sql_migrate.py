@@ -18,7 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.operations.importing.values import Source
 
-DEPTH: int | None = 1
 
 _NUMBER = re.compile(r"[0-9]*")
 _MARK = re.compile(rb"^-- \+migrate [^\n]*\n?", re.MULTILINE)

@@ -16,7 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.operations.importing.values import Source
 
-DEPTH: int | None = 1
 
 _NAME = re.compile(r"([0-9]+)_(.*)\.sql", re.DOTALL)
 _INIT = re.compile(r"([0-9]{14})_init\.sql")

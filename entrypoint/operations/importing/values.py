@@ -23,15 +23,6 @@ if TYPE_CHECKING:
         def content(self, path: str) -> bytes:
             """Return a file's bytes, without a byte-order mark. Raises UnreadableError."""
 
-    class Reader(Protocol):
-        """A module of this package that knows a tool."""
-
-        DEPTH: int | None
-        """How many levels of directories to read; None: all."""
-
-        def read(self, source: Source, /) -> Reading:
-            """Return what the tool would see in a directory, in the order in which it would run it."""
-
 
 class UnreadableError(Exception):
     """A file cannot be read; the message says why."""
