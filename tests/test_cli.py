@@ -110,6 +110,8 @@ def test_what_was_probably_meant_is_named(run_entrypoint: Start) -> None:
         (("info",), "Did you mean status?"),
     ):
         assert error_of(run_entrypoint(*words), 64)["message"].endswith(meant)
+    told = error_of(run_entrypoint("repair", "--all"), 64)
+    assert told["message"] == "entrypoint repair has no option --all", "--failed has only its hyphens and two letters"
     # An application without a command is the most common mistake.
     told = error_of(run_entrypoint("node", "server.js"), 64)
     assert "Unknown command 'node'" in told["message"]

@@ -261,7 +261,7 @@ def test_by_hand(scene: Scene) -> None:
     run = scene.start("migrate", "--repeatable", "v").ok()
     assert run.logs("repeatable.applied")[0]["files"] == ["repeatable/v.sql"]
     assert columns(scene) == ["i"]
-    for words, says in ((("gone",), "There is no repeatable/gone.sql"), (("v", "--to", "1"), "--to")):
+    for words, says in ((("gone",), "repeatable/ has no file gone.sql"), (("v", "--to", "1"), "--to")):
         bad = scene.start("migrate", "--repeatable", *words)
         assert bad.wait() == 64, bad.report()
         assert says in only_error(bad)["message"]

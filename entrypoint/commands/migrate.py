@@ -53,7 +53,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if arguments.json:
         from entrypoint.errors.operator import UsageError
 
-        raise UsageError("--json is for --dry-run and --rehearse", remedy="entrypoint migrate --dry-run --json")
+        raise UsageError("--json needs --dry-run or --rehearse", remedy="entrypoint migrate --dry-run --json")
     settings, after, forced = _read(arguments, environ)
     return _migrate(settings, environ, up_to=arguments.to, after=after, forced=forced)
 

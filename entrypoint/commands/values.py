@@ -40,8 +40,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of a message about a `word` that is not `known`: the closest known one, if any."""
     from difflib import get_close_matches
 
-    names = {name.lower(): name for name in known}
-    near = get_close_matches(word.strip().lower(), list(names), n=1)
+    # Hyphens that all options have in common would make any two of them alike.
+    names = {name.lower().lstrip("-"): name for name in known}
+    near = get_close_matches(word.strip().lower().lstrip("-"), list(names), n=1)
     return f". Did you mean {names[near[0]]}?" if near else ""
 
 

@@ -70,8 +70,8 @@ def check_repeatables(settings: Settings, names: frozenset[str], *, beside: bool
         raise UsageError("--repeatable cannot go with --dry-run, --rehearse or --to", remedy=usage)
     known = {file.name for file in load_directory(settings.migrations_dir, settings.file_limit).repeatables}
     for name in sorted(names - known):
-        listed = f"there are {', '.join(sorted(known))}" if known else "there are none"
-        raise UsageError(f"There is no repeatable/{foreign(name)}.sql: {listed}", remedy=usage)
+        listed = f"there are {', '.join(sorted(known))}" if known else "it has no files"
+        raise UsageError(f"repeatable/ has no file {foreign(name)}.sql; {listed}", remedy=usage)
 
 
 class Planned(NamedTuple):
