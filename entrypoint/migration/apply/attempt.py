@@ -289,6 +289,8 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         `reverse`: whether the file is a down migration. `remedy`: replaces the usual remedy if nothing is recorded.
         """
         error, file, text = self.error, self._migration.file, self._migration.source
+        # Without a record, there is no row to repair first.
+        forget = "entrypoint repair --failed, then " if remedy is None else ""
         remedy = (
             remedy
             or self._of_a_batch
@@ -301,8 +303,8 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
             remedy = f"{way_out} {remedy}"
         if error.sqlstate in _THERE_ALREADY and not reverse:
             remedy = (
-                f"{remedy} If the schema existed before this program did, record how far it is: entrypoint repair "
-                "--failed, then entrypoint baseline N."
+                f"{remedy} If the schema existed before this program did, record how far it is: {forget}entrypoint "
+                "baseline N."
             )
         where = self._where
         line = None if where is None else text.count("\n", 0, where) + 1
