@@ -67,6 +67,7 @@ def test_each_block_has_its_test() -> None:
 def test_every_version_is_pinned() -> None:
     text = "".join(block.text for block in every_block(README))
     assert re.findall(r"pip install .*?([\w-]+)==(\S+)", text) == [("pg-entrypoint", entrypoint.__version__)]
+    assert set(re.findall(r"pg_entrypoint-(.+?)-py3-none-any", text)) == {entrypoint.__version__}
     images = re.findall(r"^FROM (\S+)|image: (\S+)|^docker run .* (\S+)$", text, re.MULTILINE)
     assert images
     for image in ("".join(one) for one in images):

@@ -36,37 +36,35 @@ STUBS = ("node", "alembic", "gunicorn")
 
 @pytest.fixture(scope="session")
 def python_313(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the name of an image like python:3.13-slim, whose pip finds the wheel of this checkout."""
+    """Return the name of an image like python:3.13-slim."""
     base = bases.provide(engine, bases.PYTHON_OF_DEBIAN)
     context = tmp_path_factory.mktemp("python")
-    wheel = [
-        *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"),
-        f"--wheel-dir={context / 'wheels'}",
-        str(ROOT),
-    ]
-    subprocess.run(wheel, check=True, timeout=300)
     for name in STUBS:
         (context / name).write_text(STUB)
         (context / name).chmod(0o755)
     lines = [
         f"FROM {base}",
-        "COPY wheels /wheels",
         f"COPY {' '.join(STUBS)} /usr/local/bin/",
         "RUN python3 -m venv /usr/local/python",
-        "ENV PATH=/usr/local/python/bin:$PATH PIP_FIND_LINKS=/wheels PIP_DISABLE_PIP_VERSION_CHECK=1",
+        "ENV PATH=/usr/local/python/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1",
     ]
     if certificates := machine_certificates():
-        shutil.copyfile(certificates, context / "wheels" / "ca")
-        lines.append("ENV PIP_CERT=/wheels/ca")
+        shutil.copyfile(certificates, context / "ca")
+        lines += ["COPY ca /ca", "ENV PIP_CERT=/ca"]
     (context / "Dockerfile").write_text("\n".join(lines) + "\n")
     return engine.build(context, tag="python:3.13-slim")
 
 
 @pytest.fixture(scope="session")
 def shop(engine: Engine, python_313: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the name of the application's image, as in `docker run`, built from the first complete Dockerfile."""
+    """Return the name of the application's image, as in `docker run`, built from the first complete Dockerfile.
+
+    The wheel is made as the README says, next to the Dockerfile.
+    """
     assert NEW.startswith(f"FROM {python_313}\n")
     context = tmp_path_factory.mktemp("shop")
+    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={context}", str(ROOT)]
+    subprocess.run(wheel, check=True, timeout=300)
     (context / "Dockerfile").write_text(NEW)
     (context / "migrations").mkdir()
     (context / "migrations" / "001_orders.sql").write_text(MIGRATION)
