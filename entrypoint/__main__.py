@@ -169,7 +169,7 @@ def _run(words: Sequence[str], environ: Mapping[str, str], inherited: handover.I
 
 
 def _report(outcome: Outcome, command: str, environ: Mapping[str, str]) -> None:
-    """Write the reports that are configured besides the log. Without any, their module is not imported."""
+    """Write the configured reports, besides the log. If there are none, their module is not imported."""
     if environ.get("MIGRATION_FAILURE_COMMAND") or environ.get("MIGRATION_METRICS_FILE"):
         from entrypoint.reporting import report
 
@@ -177,7 +177,7 @@ def _report(outcome: Outcome, command: str, environ: Mapping[str, str]) -> None:
 
 
 def _log_start_after_failure(environ: Mapping[str, str]) -> None:
-    """Log that the application starts after a failure, and which setting says so."""
+    """Log that the application starts after a failure, and which setting allows that."""
     from entrypoint import logs
 
     said = environ.get("MIGRATION_ON_FAILURE", "").strip()
@@ -229,7 +229,7 @@ def _start_logging(words: Sequence[str], environ: Mapping[str, str]) -> tuple[st
 
 
 def _head_log(environ: Mapping[str, str]) -> None:
-    """Make the log begin with the database's name if it goes to a terminal. Otherwise nothing is imported for this."""
+    """Make the log begin with the database's name if it goes to a terminal. Otherwise import nothing."""
     from entrypoint import logs
 
     if logs.on_terminal():

@@ -302,10 +302,10 @@ def check(
         return CheckResult(())
 
     def work() -> tuple[Finding, ...]:
-        from entrypoint.operations.check import Wishes
+        from entrypoint.operations.check import CheckOptions
         from entrypoint.operations.check import check as check_files
 
-        wishes = Wishes(names, lint, url is None, against)
+        wishes = CheckOptions(names, lint, url is None, against)
         # The linter and git are found by PATH, as for any child process.
         found = check_files(settings, wishes, os.environ.get("PATH", os.defpath)).findings
         return tuple(Finding(*one[:6], one.remedy and _in_parameters(one.remedy)) for one in found)
@@ -495,9 +495,9 @@ class _Run:
     def __init__(self, secrets: frozenset[str]) -> None:
         from threading import Event
 
-        self.log = logs.Log(self._hear)
+        self.log = logs.Log(self._pass_to_logging)
         self.log.run_id = os.urandom(8).hex()
-        self.stop = signals.Stop()
+        self.stop = signals.StopRequest()
         self._ended = Event()
         self.begun = False
         self.failure: BaseException | None = None
@@ -530,7 +530,7 @@ class _Run:
         """Wait in the caller's thread for the work to end; tell whether it has."""
         return sliced(self._ended.wait, seconds)
 
-    def _hear(self, level: int, event: str, message: str, fields: Mapping[str, object]) -> None:
+    def _pass_to_logging(self, level: int, event: str, message: str, fields: Mapping[str, object]) -> None:
         """Pass an event to `logging`, as the caller has configured it. Never raises, like the program's log."""
         import logging
 

@@ -30,7 +30,7 @@ _PIECE = 65_536
 _DRAINING = 0.1
 
 
-class Ended(NamedTuple):
+class CommandResult(NamedTuple):
     """How a command ended."""
 
     code: int
@@ -51,7 +51,7 @@ class OutOfTime(Exception):  # noqa: N818 - a result, which the caller turns int
 
 def run(
     argv: Sequence[str], deadline: Deadline, *, environ: Mapping[str, str] | None = None, data: bytes = b""
-) -> Ended:
+) -> CommandResult:
     """Run `argv` until `deadline`, with `data` on stdin. Without `environ`, it gets our environment.
 
     Raises OSError if it cannot be started, OutOfTime, and Interrupted after a signal.
@@ -78,7 +78,7 @@ def run(
                 _end(process)
     finally:
         os.close(source)
-    return Ended(process.returncode, output, complaints)
+    return CommandResult(process.returncode, output, complaints)
 
 
 def _read(process: subprocess.Popen[bytes], deadline: Deadline) -> tuple[bytes, bytes]:

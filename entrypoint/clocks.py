@@ -33,8 +33,8 @@ class Clocks:
         self._clock = clock
         self._left: dict[Turn, float] = {CONNECTING: connecting, WAITING: waiting}
         self._turn: Turn = None
-        self._stood_from = self._stands_until = float("-inf")
-        self._stood = 0.0
+        self._stopped_from = self._stopped_until = float("-inf")
+        self._stopped = 0.0
         self.running = Deadline(seconds, clock)
         """The deadline of the running clock."""
 
@@ -47,24 +47,24 @@ class Clocks:
         if declared is None and isinstance(turn, int):
             turn = None
         if turn != self._turn:
-            self.stand(0.0)
+            self.stop_for(0.0)
             self._left[self._turn] = self.running.remaining()
             self._turn = turn
             self.running = Deadline(self._left.get(turn, declared or 0.0), self._clock)
         return self.running
 
-    def stand(self, seconds: float) -> None:
+    def stop_for(self, seconds: float) -> None:
         """Stop the running clock for this many seconds from now. This replaces any earlier call."""
         now = self._clock()
-        left = max(0.0, self.running.at - max(now, self._stands_until))
-        self._stood = self.stood
-        self._stood_from, self._stands_until = now, now + seconds
-        self.running.at = self._stands_until + left
+        left = max(0.0, self.running.at - max(now, self._stopped_until))
+        self._stopped = self.stopped
+        self._stopped_from, self._stopped_until = now, now + seconds
+        self.running.at = self._stopped_until + left
 
     @property
-    def stood(self) -> float:
-        """How many seconds clocks have been stopped so far, in total."""
-        return self._stood + max(0.0, min(self._clock(), self._stands_until) - self._stood_from)
+    def stopped(self) -> float:
+        """How many seconds the clocks have been stopped so far, in total."""
+        return self._stopped + max(0.0, min(self._clock(), self._stopped_until) - self._stopped_from)
 
     def work_left(self, declared: Mapping[int, float]) -> float:
         """Return the seconds that are left for all migrations; `declared`: the timeouts in files, by number."""

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from entrypoint.errors import EntrypointError
 
     # Receives an event's level, name, message and fields.
-    Hearer = Callable[[int, str, str, Mapping[str, object]], None]
+    Listener = Callable[[int, str, str, Mapping[str, object]], None]
 
 # The same numbers as in `logging`.
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
@@ -68,12 +68,12 @@ class _Configuration(NamedTuple):
 class Log:
     """Where events go: there is one for the process, and one for each call of `entrypoint.api`."""
 
-    __slots__ = ("configuration", "everywhere", "hearer", "run_id")
+    __slots__ = ("configuration", "everywhere", "listener", "run_id")
 
-    def __init__(self, hearer: Hearer | None = None) -> None:
-        """Write nothing yet; or pass all events to `hearer` instead of writing them."""
+    def __init__(self, listener: Listener | None = None) -> None:
+        """Write nothing yet; or pass all events to `listener` instead of writing them."""
         self.configuration = _Configuration("text", WARNING, None, colours=False)
-        self.hearer = hearer
+        self.listener = listener
         self.run_id = ""
         self.everywhere: dict[str, object] = {}
         """The fields of every JSON line, in addition to its own."""
@@ -95,9 +95,9 @@ def event(level: int, name: str, message: str, **fields: object) -> None:
     Never raises: a log that cannot be written must not disturb a start.
     """
     log = _here.log
-    if log.hearer is not None:
+    if log.listener is not None:
         present = {key: value for key, value in fields.items() if value is not None}
-        log.hearer(level, name, catch(message), catch_values(present))
+        log.listener(level, name, catch(message), catch_values(present))
         return
     to = log.configuration
     if level < to.level or to.stream is None:

@@ -1,7 +1,7 @@
 """Handles SIGTERM and SIGINT: the program ends within two seconds, whatever it is doing.
 
 The first signal raises `Interrupted` in the main thread, and every clean-up after that has a time limit. A watchdog
-thread ends the process if this takes too long nevertheless, for example because a C library does not return. A second
+thread ends the process if this still takes too long, for example because a C library does not return. A second
 signal ends it at once.
 
 An exception can get lost: Python drops one that is raised in a callback from C code, in `__del__` or in a weak
@@ -51,7 +51,7 @@ class Interrupted(BaseException):
         self.exit_code = 128 + signum
 
 
-class Stop:
+class StopRequest:
     """Asks a thread to stop its work, as a signal asks the program's main thread. For `entrypoint.api`."""
 
     __slots__ = ("asked", "told")
@@ -66,7 +66,7 @@ class Stop:
 class _Here(_local):
     """The current thread's own state."""
 
-    stop: Stop | None = None
+    stop: StopRequest | None = None
 
 
 _here = _Here()
@@ -127,7 +127,7 @@ def raise_received() -> None:
         raise Interrupted(signal.SIGINT)
 
 
-def heed(stop: Stop) -> None:
+def heed(stop: StopRequest) -> None:
     """Let waits in this thread end when `stop` asks for it."""
     _here.stop = stop
 

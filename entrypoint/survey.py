@@ -242,15 +242,15 @@ def until_unlocked(
             # If nobody blocks it any more, name the sessions seen before: they may just have released it.
             blockers = locked.who_locks(session, place) or blockers
             if waiting.passed():
-                raise locked.timed_out(blockers, settings.lock.timeout + clocks.stood) from error
+                raise locked.timed_out(blockers, settings.lock.timeout + clocks.stopped) from error
         else:
             clocks.turn_to(CONNECTING)
             return found
         logs.event(logs.INFO, "ledger.locked", f"{locked.describe(blockers)}; checking again")
         if others is None:
-            from entrypoint.migration.lock.patience import Patience
+            from entrypoint.migration.lock.patience import ClockStopper
 
-            others = Patience(clocks, settings.lock, settings.apply, settings.role)
+            others = ClockStopper(clocks, settings.lock, settings.apply, settings.role)
         others.weigh(session, place)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from entrypoint.errors import ConfigurationError
 from entrypoint.operations.importing import texts
-from entrypoint.operations.importing.naming import Target
+from entrypoint.operations.importing.naming import TargetFile
 from entrypoint.operations.importing.values import UnreadableError
 from entrypoint.operations.importing.writing import move, staged
 from scene import Scene, only_error, warnings
@@ -472,7 +472,7 @@ def test_an_interruption_leaves_nothing(error: BaseException, tmp_path: Path) ->
                 raise error
             return b"SELECT 1;"
 
-    targets = [Target(path, texts.whole(path, b"SELECT 1;"), ()) for path in Source.paths]
+    targets = [TargetFile(path, texts.whole(path, b"SELECT 1;"), ()) for path in Source.paths]
     with pytest.raises((KeyboardInterrupt, ConfigurationError)), staged(str(tmp_path), targets, Source()):
         pass
     assert not list(tmp_path.iterdir())

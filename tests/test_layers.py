@@ -217,7 +217,7 @@ ROOMS: dict[str, set[str]] = {
     "migration.observe": {"database", "phase", "redaction", "records"},
     "migration.script": {"deadline", "redaction", "secret_patterns", "errors", "records", "counts"},
     "migration": set(),
-    "backup": {"database", "memory", "logs", "signals", "redaction", "errors"},
+    "backup": {"bounded", "database", "memory", "logs", "signals", "redaction", "errors"},
     "database": {"bounded", "logs", "clocks", "deadline", "signals", "redaction", "errors", "records", "counts"},
     "handover": {"signals", "records"},
     "executable": set(),

@@ -141,7 +141,7 @@ def test_what_stands_in_the_way_is_known_as_the_server_knows_it(
     place = Place("public", True, {}, {})  # noqa: FBT003
     alter = "ALTER TABLE schema_migrations ALTER COLUMN migration_number TYPE bigint"
 
-    def ask(connection: Connection[TupleRow]) -> widening.Column:
+    def ask(connection: Connection[TupleRow]) -> widening.NumberColumn:
         connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
         column = widening.read_column(connection.execute(widening.question(place)).fetchall())
         connection.execute("SET LOCAL search_path TO DEFAULT")

@@ -14,7 +14,7 @@ from entrypoint.deadline import Deadline
 from entrypoint.migration.ledger.finding import find
 from entrypoint.migration.lock.guard import Guard
 from entrypoint.migration.script.statements import advise
-from entrypoint.migration.script.units import Unit, cut, left_in_session, reached, repeatable
+from entrypoint.migration.script.units import Unit, left_in_session, reached, repeatable, units_of
 from kit.migrations import write_migrations
 from kit.processes import open_fds, until
 from scene import lock_key
@@ -473,7 +473,7 @@ def test_there_are_no_savepoints_where_each_statement_is_its_own_transaction(tex
 
 
 def _units(text: str) -> tuple[Unit, ...]:
-    return cut(text, advise(text))
+    return units_of(text, advise(text))
 
 
 @pytest.mark.parametrize(

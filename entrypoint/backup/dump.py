@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.backup import programs, store, waiting
+from entrypoint.bounded import OutOfTime
 from entrypoint.database.classify import classify_connection_failure
 from entrypoint.database.quoting import conninfo
 from entrypoint.errors import ConfigurationError, DatabaseUnavailableError, EntrypointError
@@ -25,9 +26,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from entrypoint.backup.programs import Found
+    from entrypoint.backup.programs import PgDump
     from entrypoint.backup.store import Partial
-    from entrypoint.backup.waiting import Ended, Patience
+    from entrypoint.backup.waiting import ChildResult, Patience
     from entrypoint.database.session import Parameters, Session
     from entrypoint.deadline import Deadline
 
@@ -50,7 +51,7 @@ _LOST = (
 )
 
 
-class Order(NamedTuple):
+class BackupOrder(NamedTuple):
     """What to back up, and where to."""
 
     directory: str
@@ -58,7 +59,7 @@ class Order(NamedTuple):
     version: int
     """The schema's version, for the file's name."""
     role: str | None
-    program: Found
+    program: PgDump
     password: Callable[[Deadline], str] | None = None
     """Returns a new password for each connection, if there is a command for that; may raise EntrypointError."""
 
@@ -76,7 +77,7 @@ class Backup(NamedTuple):
     sha256: str
 
 
-def make_ready(session: Session, backend_pid: int) -> Found:
+def make_ready(session: Session, backend_pid: int) -> PgDump:
     """Find the `pg_dump` for the session's server, and refuse a pooler before anything runs.
 
     `backend_pid` is the server process that answers queries. Raises BackupFailedError and ConfigurationError.
@@ -90,7 +91,7 @@ def make_ready(session: Session, backend_pid: int) -> Found:
     return programs.find(session.server_version)
 
 
-def take(order: Order, deadline: Deadline, look: Callable[[], None]) -> Backup:
+def take(order: BackupOrder, deadline: Deadline, look: Callable[[], None]) -> Backup:
     """Take a backup before `deadline`. If this raises, nothing of the backup is left.
 
     `look` is called about every second, and stops the backup by raising. Raises BackupFailedError or
@@ -123,7 +124,7 @@ def take(order: Order, deadline: Deadline, look: Callable[[], None]) -> Backup:
             remedy=f"Check {order.directory}: its permissions, free space, and whether its volume is mounted "
             "read-write.",
         ) from error
-    except waiting.OutOfTime:
+    except OutOfTime:
         raise BackupFailedError(
             f"The backup was not finished within {round(deadline.budget * 1000)}ms",
             remedy="Raise MIGRATION_TIMEOUT_MS. If pg_dump was waiting for a table, pg_locks shows who held the lock.",
@@ -164,8 +165,8 @@ def _reporting(look: Callable[[], None], partial: Partial) -> Callable[[], None]
     return look_and_report
 
 
-def _dump(order: Order, partial: Partial, patience: Patience) -> None:
-    """Run `pg_dump`. Retry for some time if the server has too many clients."""
+def _dump(order: BackupOrder, partial: Partial, patience: Patience) -> None:
+    """Run `pg_dump`. Retry for a while if the server has too many clients."""
     crowded = patience.deadline.within(_CROWDED)
     while True:
         ended = _run_pg_dump(order, partial, patience)
@@ -183,7 +184,7 @@ def _dump(order: Order, partial: Partial, patience: Patience) -> None:
         os.lseek(partial.descriptor, 0, os.SEEK_SET)
 
 
-def _run_pg_dump(order: Order, partial: Partial, patience: Patience) -> Ended:
+def _run_pg_dump(order: BackupOrder, partial: Partial, patience: Patience) -> ChildResult:
     env = programs.environment()
     public, secret = dict(order.parameters.public), dict(order.parameters.secret)
     descriptors = []
@@ -231,7 +232,7 @@ def _service_file(secret: dict[str, str]) -> int:
     return descriptor
 
 
-def _check(order: Order, partial: Partial, patience: Patience) -> None:
+def _check(order: BackupOrder, partial: Partial, patience: Patience) -> None:
     """Check the backup by having `pg_restore` read its table of contents."""
     with open(os.devnull, "wb") as nowhere:
         ended = waiting.run(
@@ -256,13 +257,13 @@ def _flushed(partial: Partial) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _pass_on(ended: Ended) -> None:
+def _pass_on(ended: ChildResult) -> None:
     """Log the warnings of a successful `pg_dump`, about circular foreign keys, for example."""
     for line in ended.complaints.splitlines():
         logs.event(logs.WARNING, "backup.notice", foreign(line))
 
 
-def _failure(program: str, ended: Ended) -> EntrypointError:
+def _failure(program: str, ended: ChildResult) -> EntrypointError:
     """Return the error for a failed `program`. Pure."""
     lines = [line.strip() for line in foreign(ended.complaints).splitlines() if line.strip()]
     said = next((line for line in lines if "error:" in line), lines[0] if lines else "")
@@ -286,7 +287,7 @@ def _failure(program: str, ended: Ended) -> EntrypointError:
     return BackupFailedError(said, remedy=_remedy(ended), report=report)
 
 
-def _remedy(ended: Ended) -> str:
+def _remedy(ended: ChildResult) -> str:
     text = ended.complaints.lower()
     if "no space left" in text or "disk quota" in text or "file too large" in text:
         return (

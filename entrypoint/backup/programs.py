@@ -31,7 +31,7 @@ _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)[.\w]*)")
 _PATIENCE = 5.0
 
 
-class Found(NamedTuple):
+class PgDump(NamedTuple):
     """A `pg_dump` on this machine."""
 
     path: str
@@ -47,7 +47,7 @@ class Found(NamedTuple):
         return int(number[0]) if number else 0
 
 
-def find(server_version: int) -> Found:
+def find(server_version: int) -> PgDump:
     """Return the `pg_dump` for a server of this version (160014 for 16.14). Raises BackupFailedError."""
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         raise BackupFailedError(
@@ -63,7 +63,7 @@ def find(server_version: int) -> Found:
     return chosen
 
 
-def choose(found: Sequence[Found], server_major: int) -> Found | None:
+def choose(found: Sequence[PgDump], server_major: int) -> PgDump | None:
     """Return the first one of the server's major version, or else of the next newer one; None if there is none.
 
     An older `pg_dump` refuses the server.
@@ -72,7 +72,7 @@ def choose(found: Sequence[Found], server_major: int) -> Found | None:
     return min(usable, key=lambda one: one.major, default=None)
 
 
-def missing(found: Sequence[Found], server_major: int) -> BackupFailedError:
+def missing(found: Sequence[PgDump], server_major: int) -> BackupFailedError:
     """Return the error if none of those in `found` works."""
     have = "; ".join(_describe(one) for one in found) or "none"
     return BackupFailedError(
@@ -102,13 +102,13 @@ def environment() -> dict[str, str]:
     return {**kept, "LC_ALL": "C"}
 
 
-def _describe(one: Found) -> str:
+def _describe(one: PgDump) -> str:
     if not one.version:
         return f"{one.path}, which does not run"
     return f"{one.path} {one.version}" + ("" if one.pg_restore else ", which has no pg_restore next to it")
 
 
-def _examine(path: str) -> Found:
+def _examine(path: str) -> PgDump:
     folders = (os.path.dirname(path), os.path.dirname(os.path.realpath(path)))
     beside = [os.path.join(folder, "pg_restore") for folder in folders]
     pg_restore = next((program for program in beside if _executable(program)), "")
@@ -122,9 +122,9 @@ def _examine(path: str) -> Found:
             env=environment(),
         )
     except (OSError, subprocess.TimeoutExpired):
-        return Found(path, "", pg_restore)
+        return PgDump(path, "", pg_restore)
     version = _VERSION.search(answer.stdout.decode(errors="replace"))
-    return Found(path, version[1] if version and answer.returncode == 0 else "", pg_restore)
+    return PgDump(path, version[1] if version and answer.returncode == 0 else "", pg_restore)
 
 
 def _executable(path: str) -> bool:

@@ -11,6 +11,7 @@ import time
 from typing import NamedTuple, TypeVar
 
 from entrypoint import logs, signals
+from entrypoint.bounded import OutOfTime
 from entrypoint.memory import file_in_memory
 
 TYPE_CHECKING = False
@@ -29,10 +30,6 @@ _KILLED = 0.2
 # At most this many bytes of a child's standard error are kept.
 _LONGEST_COMPLAINT = 16_384
 _DIE_WITH_PARENT = os.path.join(os.path.dirname(__file__), "die_with_parent.py")
-
-
-class OutOfTime(Exception):  # noqa: N818 - the caller turns it into an error
-    """The deadline has passed."""
 
 
 class Patience:
@@ -61,7 +58,7 @@ class Patience:
             self.check()
 
 
-class Ended(NamedTuple):
+class ChildResult(NamedTuple):
     """How a child ended."""
 
     code: int
@@ -72,7 +69,7 @@ class Ended(NamedTuple):
 
 def run(
     argv: Sequence[str], patience: Patience, *, output: int, env: dict[str, str], descriptors: Sequence[int] = ()
-) -> Ended:
+) -> ChildResult:
     """Run a program to its end, with its stdout on the descriptor `output`. It inherits `descriptors`.
 
     Raises OSError if the program cannot be started, and what `patience` raises. When this returns or raises, the
@@ -97,7 +94,7 @@ def run(
                     patience.check()
         finally:
             _end(process)
-        return Ended(code, os.pread(complaints, _LONGEST_COMPLAINT, 0).decode(errors="replace"))
+        return ChildResult(code, os.pread(complaints, _LONGEST_COMPLAINT, 0).decode(errors="replace"))
     finally:
         os.close(complaints)
 

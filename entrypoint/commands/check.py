@@ -80,10 +80,10 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _check(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Report:
-    from entrypoint.operations.check import Wishes, check
+    from entrypoint.operations.check import CheckOptions, check
 
     settings = read_settings(environ, asked_for=True)
-    wishes = Wishes(tuple(arguments.files), arguments.lint, arguments.all, arguments.against)
+    wishes = CheckOptions(tuple(arguments.files), arguments.lint, arguments.all, arguments.against)
     return check(settings, wishes, environ.get("PATH", os.defpath))
 
 

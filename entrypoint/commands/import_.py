@@ -32,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Write the files and print the report; raise MigrationFilesError for missing or invalid files."""
     from entrypoint.errors.operator import UsageError
-    from entrypoint.operations.import_ import Wishes, import_directory
+    from entrypoint.operations.import_ import ImportOptions, import_directory
     from entrypoint.operations.importing.report import render
 
     try:
@@ -41,7 +41,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         raise UsageError(f"--from: {foreign(str(error))}", remedy="entrypoint import --from TOOL DIR") from None
     settings = read_settings(environ, asked_for=True)
     into = arguments.into or settings.migrations_dir
-    imported = import_directory(settings, Wishes(tool, arguments.directory, into, arguments.dry_run))
+    imported = import_directory(settings, ImportOptions(tool, arguments.directory, into, arguments.dry_run))
     output.write(render(imported), done="" if arguments.dry_run else "the files have been written")
     imported.judge()
     return 0

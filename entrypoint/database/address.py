@@ -77,7 +77,7 @@ def wants_the_systems_certificates(parameters: Mapping[str, object], environ: Ma
 
 
 def of_this_program(parameters: Mapping[str, str | int | None], token: str) -> dict[str, str | int | None]:
-    """Add to `parameters` what every connection of ours has. `token` distinguishes this process from others."""
+    """Add to `parameters` what all our connections have. `token` distinguishes this process from others."""
     return {
         **_KEEPALIVES,
         **parameters,

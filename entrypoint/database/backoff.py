@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LONGEST_IN_A_CROWD = 10.0
 
 
-class Stop:
+class AttemptLimit:
     """Decides when to stop retrying. Attempts count, except those refused because the server has too many clients."""
 
     def __init__(self, attempts: int, clocks: Clocks, counted: int = 0) -> None:
@@ -79,7 +79,7 @@ def connect_again(
     """
     from random import uniform
 
-    stop = Stop(policy.attempts, clocks, spent)
+    stop = AttemptLimit(policy.attempts, clocks, spent)
     done = False
 
     def attempt() -> Session:

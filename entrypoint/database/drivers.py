@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 JDBC: Final = "jdbc"
 LIBPQ: Final = "libpq"
 SQLALCHEMY: Final = "sqlalchemy"
-"""SQLAlchemy's notation, also of what builds on it: `host=` may occur several times, with a port in it."""
+"""The notation of SQLAlchemy and of what builds on it: `host=` may occur several times, with a port in it."""
 VERIFIES: Final = "verifies"
 """The same, for drivers for which `ssl=true` means that the certificate is verified."""
 

@@ -134,26 +134,26 @@ class Timeouts(NamedTuple):
         """Return the values by setting."""
         return {"lock_timeout": self.lock, "statement_timeout": self.statement}
 
-    def noted(self) -> str:
+    def saved(self) -> str:
         """Return the statement that saves the file's own values, or else these, for `back`."""
         return (
             "SELECT pg_catalog.set_config('entrypoint.' || s.name, "
             f"CASE s.source WHEN 'session' THEN s.setting ELSE o.setting END, true) {self._rows};"
         )
 
-    def lent(self) -> str:
+    def set_for_session(self) -> str:
         """Return the statement that sets these for the session, except those that the file has set itself."""
         return f"SELECT pg_catalog.set_config(s.name, o.setting, false) {self._rows} WHERE s.source <> 'session';"
 
-    def taken_back(self) -> str:
-        """Return the statement that undoes `lent`, except for values that the file has set since."""
+    def reset_for_session(self) -> str:
+        """Return the statement that undoes `set_for_session`, except for values that the file has set since."""
         return (
             f"SELECT pg_catalog.set_config(s.name, NULL, false) {self._rows} "
             "WHERE s.source = 'session' AND s.setting = o.setting;"
         )
 
 
-def aside(begin: str, file: Timeouts, lent: Timeouts | None, lend: Timeouts | None) -> str:
+def begin_aside(begin: str, file: Timeouts, lent: Timeouts | None, lend: Timeouts | None) -> str:
     """Return the beginning of one of our transactions in the middle of a file. It saves the file's state.
 
     After this use `ours`, and `back` if the file continues in the transaction. After COMMIT, the file has its own state
@@ -166,15 +166,15 @@ def aside(begin: str, file: Timeouts, lent: Timeouts | None, lend: Timeouts | No
     # The file may have made transactions read-only by default, but ours writes the ledger.
     parts = [f"{begin} READ WRITE;", f"SELECT {kept};", f"{PINNED};"]
     if lent is not None:
-        parts.append(lent.taken_back())
-    parts.append(file.noted())
+        parts.append(lent.reset_for_session())
+    parts.append(file.saved())
     if lend is not None:
-        parts.append(lend.lent())
+        parts.append(lend.set_for_session())
     return "\n".join(parts).removesuffix(";")
 
 
 def back() -> str:
-    """Return the statements, on one line, that restore the file's state in a transaction begun with `aside`."""
+    """Return the statements, on one line, that restore the file's state in a transaction begun with `begin_aside`."""
 
     def noted(name: str) -> str:
         return f"pg_catalog.set_config('{name}', pg_catalog.current_setting('entrypoint.{name}'), true)"

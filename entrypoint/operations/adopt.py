@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from entrypoint.survey import Survey
 
 
-class Planned(NamedTuple):
+class AdoptionPlan(NamedTuple):
     """What to record. The connection is closed while somebody decides."""
 
     settings: Settings
@@ -47,7 +47,7 @@ class Planned(NamedTuple):
         return len(self.adoption.files) if self.adoption else 0
 
 
-def plan(settings: Settings, adopt: Adopt) -> Planned:
+def plan(settings: Settings, adopt: Adopt) -> AdoptionPlan:
     """Compare the tool's history with the files and the ledger. Changes nothing. Raises EntrypointError."""
     survey = survey_database(settings)
     with closing(survey.session):
@@ -60,14 +60,14 @@ def plan(settings: Settings, adopt: Adopt) -> Planned:
                 f"This database has no {adopter.tool} history table {foreign(adopt.table)}; nothing was recorded",
                 remedy="Correct --table, or leave it out to look for the usual name along the search_path.",
             )
-        planned = Planned(settings, survey, adopter, adoption)
+        planned = AdoptionPlan(settings, survey, adopter, adoption)
         if planned.something and adoption:
             these = count(len(adoption.files), "migration is", "migrations are")
             refuse_read_only(survey, f"{these} to be recorded")
     return planned
 
 
-def describe(planned: Planned) -> str:
+def describe(planned: AdoptionPlan) -> str:
     """Describe what would be recorded, for a person."""
     adoption, tool = planned.adoption, planned.adopter.tool
     if adoption is None:
@@ -89,7 +89,7 @@ def describe(planned: Planned) -> str:
     return "\n".join(map(visible, lines)) + "\n"
 
 
-def carry_out(planned: Planned) -> str:
+def carry_out(planned: AdoptionPlan) -> str:
     """Write the rows, and return a report. Raises EntrypointError."""
     survey, adopter, shown = planned.survey, planned.adopter, planned.adoption
 

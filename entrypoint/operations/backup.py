@@ -44,7 +44,7 @@ def backup(settings: Settings, *, directory: str | None, keep: int | None) -> st
     return "\n".join(lines) + "\n"
 
 
-def _order(settings: Settings, directory: str) -> dump.Order:
+def _order(settings: Settings, directory: str) -> dump.BackupOrder:
     """Look at the database, and find a pg_dump for it. The connection is closed afterwards."""
     whereabouts = target_of(settings.address, token=os.urandom(8).hex())
     session = connect(whereabouts, settings.connect, start_clocks(settings))
@@ -53,7 +53,7 @@ def _order(settings: Settings, directory: str) -> dump.Order:
         place = find(session, settings.schema, patience, settings.role, settings.command)
         program = dump.make_ready(session, place.backend_pid)
         look = reading.look(session, place, settings.role, patience, contending=False)
-        return dump.Order(
+        return dump.BackupOrder(
             directory=directory,
             parameters=session.parameters(),
             version=decide((), look.rows).current or 0,

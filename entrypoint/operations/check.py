@@ -19,10 +19,10 @@ from entrypoint.migration.script.prepare import (
     faults_between,
     unknown_refresh,
 )
-from entrypoint.migration.script.report import complain, spot
+from entrypoint.migration.script.report import complain, position_of
 from entrypoint.migration.script.rollout import REQUIRES
 from entrypoint.migration.script.statements import REPACK_CONCURRENTLY, blocks_that_commit
-from entrypoint.migration.script.units import cut
+from entrypoint.migration.script.units import units_of
 from entrypoint.operations.findings import Finding, Report, in_order, shown_path
 from entrypoint.operations.lint import INSTALL, find_squawk, lint
 from entrypoint.operations.release import about_refresh, contracting, repeating, with_recipe
@@ -46,7 +46,7 @@ _MANY = 6
 _QUICK = 2.0
 
 
-class Wishes(NamedTuple):
+class CheckOptions(NamedTuple):
     """What the command line asks for."""
 
     names: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class _Linter(NamedTuple):
     missing: Finding | None
 
 
-def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
+def check(settings: Settings, wishes: CheckOptions, search_path: str) -> Report:
     """Check the files that `wishes` asks for, and the names and numbers of all files. `search_path`: $PATH.
 
     Raises ConfigurationError if the directory cannot be read or the linter fails, and UsageError for file names that
@@ -252,7 +252,7 @@ def _syntax(prepared: Prepared, shown: str) -> Finding | None:
     if syntax is None:
         return None
     message, lines = complain(prepared.text, prepared.statement_at(syntax.offset), syntax)
-    column = spot(prepared.text, syntax.offset).column + 1
+    column = position_of(prepared.text, syntax.offset).column + 1
     return Finding("error", "syntax", message, shown, syntax.line, column, excerpt=tuple(lines))
 
 
@@ -392,7 +392,7 @@ def _about_directory(directory: Directory) -> list[Finding]:
 
 
 def _error(flaw: FileFault, shown: str, text: str | None) -> Finding:
-    column = None if flaw.offset is None or text is None else spot(text, flaw.offset).column + 1
+    column = None if flaw.offset is None or text is None else position_of(text, flaw.offset).column + 1
     message = flaw.message if len(flaw.names) == 1 else f"{' and '.join(flaw.names)}: {flaw.message}"
     return Finding("error", flaw.rule, message, shown, flaw.line, column)
 
@@ -433,7 +433,7 @@ def _about_commands(prepared: Prepared, shown: str) -> list[Finding]:
         if count_of_it := times.pop(command.shown, 0):
             often = f" ({count_of_it} times)" if count_of_it > 1 else ""
             message = f"psql's command {command.shown} is left out{often}: {command.why}"
-            column = spot(prepared.text, command.start).column + 1
+            column = position_of(prepared.text, command.start).column + 1
             found.append(Finding("note", "psql-command", message, shown, command.line, column))
     return found
 
@@ -492,7 +492,7 @@ def why_outside(prepared: Prepared) -> str:
 
 def describe_units(prepared: Prepared) -> str:
     """Return how many units a file has, and how many run outside a transaction."""
-    units = cut(prepared.advice.body, prepared.advice)
+    units = units_of(prepared.advice.body, prepared.advice)
     alone = sum(not unit.begin for unit in units)
     outside = f"; {alone} of them outside a transaction" if alone else ""
     return f"{count(len(units), 'unit')}, each in its own transaction{outside}"

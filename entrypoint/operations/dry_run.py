@@ -23,7 +23,7 @@ from entrypoint.migration.ledger.walk import walk_in
 from entrypoint.migration.script.batch import digest
 from entrypoint.migration.script.files import load_directory
 from entrypoint.migration.script.prepare import prepare, prepare_repeatables, refreshed_by, refuse_unknown_refresh
-from entrypoint.migration.script.units import cut, goes_on_at, stopped_at
+from entrypoint.migration.script.units import goes_on_at, stopped_at, units_of
 from entrypoint.operations import adopt as adoption
 from entrypoint.operations.check import lint_all, look_at, no_linter
 from entrypoint.operations.findings import Finding, in_order
@@ -74,7 +74,7 @@ def check_repeatables(settings: Settings, names: frozenset[str], *, beside: bool
         raise UsageError(f"repeatable/ has no file {foreign(name)}.sql; {listed}", remedy=usage)
 
 
-class Planned(NamedTuple):
+class PlannedFile(NamedTuple):
     """A file that would run."""
 
     migration: Prepared
@@ -85,14 +85,14 @@ class Planned(NamedTuple):
     findings: tuple[Finding, ...]
 
 
-class Stop(NamedTuple):
+class PlannedStop(NamedTuple):
     """Where a start would stop among the planned files, and why."""
 
     before: str
     error: ConfigurationError
 
 
-class Repeated(NamedTuple):
+class PlannedRepeatables(NamedTuple):
     """What would happen to the files in repeatable/."""
 
     due: tuple[Prepared, ...] = ()
@@ -119,11 +119,11 @@ class Foreseen(NamedTuple):
     """The files that would be recorded as completed, because another tool has applied them."""
     tool: str = ""
     """That tool."""
-    planned: tuple[Planned, ...] = ()
-    stop: Stop | None = None
+    planned: tuple[PlannedFile, ...] = ()
+    stop: PlannedStop | None = None
     obstacle: MigrationError | None = None
     """Why it would stop after the planned ones."""
-    repeated: Repeated = Repeated()
+    repeated: PlannedRepeatables = PlannedRepeatables()
     command: Commanded | None = None
     outstanding: tuple[str, ...] = ()
     """The files that wait for the rollout to end."""
@@ -174,7 +174,7 @@ def foresee(settings: Settings, *, up_to: int | None, after: bool = False) -> Fo
     said, note = _lint(looks)
     begun = {row.number: row for row in (*plan.failed, *plan.running)}
     planned = tuple(
-        Planned(
+        PlannedFile(
             migrations[look.file.number],
             plan.current if look.file in plan.out_of_order else None,
             _goes_on(migrations[look.file.number], begun.get(look.file.number)),
@@ -209,11 +209,11 @@ def _foresee(
     return survey, adopted, obstacle
 
 
-def _repeatables(settings: Settings, survey: Survey, up_to: int | None) -> Repeated:
+def _repeatables(settings: Settings, survey: Survey, up_to: int | None) -> PlannedRepeatables:
     """Return which repeatable files would be applied, and which would not although they differ."""
     directory, session = survey.directory, survey.session
     if up_to is not None or not directory.repeatables:
-        return Repeated()
+        return PlannedRepeatables()
     prepared = prepare_repeatables(directory, escapes=session.escapes)
     judged = judge(
         directory.repeatables,
@@ -223,7 +223,7 @@ def _repeatables(settings: Settings, survey: Survey, up_to: int | None) -> Repea
     pending = prepare(survey.plan.runnable, escapes=session.escapes).values()
     refuse_unknown_refresh(pending, directory)
     due = {file.name for file in judged.due} | refreshed_by(pending)
-    return Repeated(
+    return PlannedRepeatables(
         tuple(one for one in prepared if name_of(one) in due),
         tuple(file.name for file in judged.superseded if file.name not in due),
         judged.newer if not due else None,
@@ -232,14 +232,14 @@ def _repeatables(settings: Settings, survey: Survey, up_to: int | None) -> Repea
 
 def _where_it_stops(
     runnable: Sequence[MigrationFile], obstacle: ConfigurationError | None, *, at_once: bool
-) -> Stop | None:
+) -> PlannedStop | None:
     """Return before which file a start would stop, if it would; raise the `obstacle` if nothing would run before it."""
     first = next((file for file in runnable if widening.are_long([file.number])), None)
     if obstacle is None or first is None:
         return None
     if at_once or first == runnable[0]:
         raise obstacle
-    return Stop(first.name, obstacle)
+    return PlannedStop(first.name, obstacle)
 
 
 def _in_the_way_of_long_numbers(session: Session, place: Place, role: str | None) -> ConfigurationError | None:
@@ -280,7 +280,7 @@ def _goes_on(migration: Prepared, row: LedgerRow | None) -> str:
     stopped = stopped_at((row and row.error_message) or "")
     if stopped is None or stopped.unit == 1:
         return ""
-    units = cut(migration.advice.body, migration.advice)
+    units = units_of(migration.advice.body, migration.advice)
     if goes_on_at(migration.advice.body, migration.advice, units, stopped) is None:
         return f"it stopped at line {stopped.line}, and the statements before that line have changed since"
     return f"it stopped at line {stopped.line}, and would continue there; what comes before has taken effect"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from entrypoint.errors import EntrypointError
     from entrypoint.migration.script.prepare import Prepared
-    from entrypoint.operations.dry_run import Commanded, Foreseen, Planned, Repeated
+    from entrypoint.operations.dry_run import Commanded, Foreseen, PlannedFile, PlannedRepeatables
 
 # Show at most this many statements of a file; files with sample data may have thousands.
 _SHOWN = 20
@@ -81,7 +81,7 @@ def as_json(found: Foreseen | None, error: EntrypointError | None = None) -> str
     return for_programs.document(answer, error)
 
 
-def _documented(planned: Planned) -> dict[str, object]:
+def _documented(planned: PlannedFile) -> dict[str, object]:
     migration = planned.migration
     return {
         "number": migration.file.number,
@@ -95,7 +95,7 @@ def _documented(planned: Planned) -> dict[str, object]:
     }
 
 
-def _about(planned: Planned) -> Iterator[str]:
+def _about(planned: PlannedFile) -> Iterator[str]:
     migration = planned.migration
     order = "" if planned.behind is None else f", after {planned.behind:03d} was applied"
     yield f"  {migration.file.name}  ({_size(migration)}, {_how(migration)}{order})"
@@ -107,7 +107,7 @@ def _about(planned: Planned) -> Iterator[str]:
         yield from (f"    {line}" for line in describe(finding, place=place))
 
 
-def _about_repeatables(repeated: Repeated) -> Iterator[str]:
+def _about_repeatables(repeated: PlannedRepeatables) -> Iterator[str]:
     if repeated.due:
         these = count(len(repeated.due), "repeatable file")
         yield f"{these} would be applied after the migrations, in one transaction:"

@@ -13,20 +13,20 @@ from entrypoint.errors.migration import MigrationFilesError
 from entrypoint.errors.operator import UsageError
 from entrypoint.migration.script.files import REPEATABLES, ROLLBACKS, is_sql, load_directory
 from entrypoint.migration.script.prepare import examine_down_migration
-from entrypoint.operations.check import Wishes as Checking
+from entrypoint.operations.check import CheckOptions as Checking
 from entrypoint.operations.check import check
 from entrypoint.operations.findings import Report, shown_path
 from entrypoint.operations.importing import naming, tools
 from entrypoint.operations.importing.folder import Folder
-from entrypoint.operations.importing.values import Fault, Left, Reading, UnreadableError, Why
+from entrypoint.operations.importing.values import Contents, Fault, Left, UnreadableError, Why
 from entrypoint.operations.importing.writing import move, staged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from entrypoint.operations.importing.naming import Plan, Target
-    from entrypoint.operations.importing.tools import Sign, Tool
+    from entrypoint.operations.importing.naming import ImportPlan, TargetFile
+    from entrypoint.operations.importing.tools import ImportableTool, Sign
     from entrypoint.operations.importing.values import Source
     from entrypoint.settings import Settings
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _ALIKE = ("prisma", "drizzle")
 
 
-class Wishes(NamedTuple):
+class ImportOptions(NamedTuple):
     """What the command line asks for."""
 
     tool: str
@@ -47,8 +47,8 @@ class Wishes(NamedTuple):
 class Imported(NamedTuple):
     """What was imported, or would be, and what was not."""
 
-    wishes: Wishes
-    plan: Plan
+    wishes: ImportOptions
+    plan: ImportPlan
     left: tuple[Left, ...]
     report: Report
     """The findings of `check` about the result."""
@@ -65,7 +65,7 @@ class Imported(NamedTuple):
             )
 
 
-def import_directory(settings: Settings, wishes: Wishes) -> Imported:
+def import_directory(settings: Settings, wishes: ImportOptions) -> Imported:
     """Write the files, unless it is a dry run: all that can be imported, or nothing.
 
     Raises UsageError if there are no migrations of the tool, MigrationFilesError for errors in its directory and for
@@ -92,7 +92,7 @@ def import_directory(settings: Settings, wishes: Wishes) -> Imported:
 # --- What is there ------------------------------------------------------------------------------------------
 
 
-def _refuse_same_directory(wishes: Wishes) -> None:
+def _refuse_same_directory(wishes: ImportOptions) -> None:
     if (
         os.path.isdir(wishes.into)
         and os.path.isdir(wishes.directory)
@@ -117,7 +117,7 @@ def _refuse_dangling(into: str) -> None:
         )
 
 
-def _folder(wishes: Wishes, tool: Tool, limit: int) -> Folder:
+def _folder(wishes: ImportOptions, tool: ImportableTool, limit: int) -> Folder:
     """Return the directory, at least two levels deep, so that another tool's directory is recognized."""
     try:
         return Folder(wishes.directory, tool.depth and max(tool.depth, 2), limit)
@@ -145,7 +145,7 @@ class _Recording:
             return b""
 
 
-def _read(wishes: Wishes, tool: Tool, folder: Folder, limit: int) -> Reading:
+def _read(wishes: ImportOptions, tool: ImportableTool, folder: Folder, limit: int) -> Contents:
     """Return what the tool sees there. Raises for errors that have to be corrected first."""
     source = _Recording(folder)
     reading = tool.read(source)
@@ -171,7 +171,7 @@ def _read(wishes: Wishes, tool: Tool, folder: Folder, limit: int) -> Reading:
     return reading
 
 
-def _used(reading: Reading) -> set[str]:
+def _used(reading: Contents) -> set[str]:
     """Return the files from which something is imported."""
     parts = [part for one in reading.migrations for part in (one.forward, one.back)]
     parts += [one.forward for one in reading.repeatables]
@@ -191,7 +191,7 @@ def _signs(folder: Folder, used: set[str]) -> Iterator[tuple[str, Sign]]:
             yield path, sign
 
 
-def _refuse_strangers(wishes: Wishes, strangers: Mapping[str, Sign], used: set[str]) -> None:
+def _refuse_strangers(wishes: ImportOptions, strangers: Mapping[str, Sign], used: set[str]) -> None:
     """Raise MigrationFilesError for files of another tool."""
     faults = tuple(
         str(Fault((path,), f"is {_whose(sign)}, recognized by {sign.what}", sign.line))
@@ -213,7 +213,7 @@ def _whose(sign: Sign) -> str:
     return f"a file of {' or '.join(tools.shown(tool) for tool in sorted(sign.tools))}"
 
 
-def _nothing(wishes: Wishes, tool: Tool, limit: int) -> UsageError:
+def _nothing(wishes: ImportOptions, tool: ImportableTool, limit: int) -> UsageError:
     """Return the error for a directory without migrations, which may be the parent of the right one."""
     names = [*tool.usual, *sorted(entry.name for entry in os.scandir(wishes.directory) if entry.is_dir())]
     below = next((path for name in names if _has_some(path := os.path.join(wishes.directory, name), tool, limit)), None)
@@ -224,14 +224,14 @@ def _nothing(wishes: Wishes, tool: Tool, limit: int) -> UsageError:
     return UsageError(f"{wishes.directory!r} has no migrations of {tools.shown(wishes.tool)}", remedy=remedy)
 
 
-def _has_some(path: str, tool: Tool, limit: int) -> bool:
+def _has_some(path: str, tool: ImportableTool, limit: int) -> bool:
     try:
         return bool(tool.read(_Recording(Folder(path, tool.depth, limit))).migrations)
     except OSError:
         return False
 
 
-def _unspeakable(reading: Reading) -> Iterator[Fault]:
+def _unspeakable(reading: Contents) -> Iterator[Fault]:
     """Yield an error for each version that cannot be written in a comment line."""
     versions = [(one.source, one.version) for one in reading.migrations]
     versions += [(one.source, one.version) for one in reading.repeatables]
@@ -253,7 +253,7 @@ def _not_utf8(folder: Folder, used: Iterable[str]) -> Iterator[Fault]:
 # --- Where it goes ------------------------------------------------------------------------------------------
 
 
-def _refuse_overwriting(into: str, targets: Sequence[Target]) -> None:
+def _refuse_overwriting(into: str, targets: Sequence[TargetFile]) -> None:
     """Raise MigrationFilesError if a file already exists, or another one with its number."""
     faults = [
         f"{os.path.join(into, target.path)}: exists already"
@@ -295,7 +295,7 @@ def _existing(directory: str) -> str:
     return path
 
 
-def _impossible_backs(stage: str, into: str, backs: Sequence[Target]) -> Iterator[tuple[str, Left]]:
+def _impossible_backs(stage: str, into: str, backs: Sequence[TargetFile]) -> Iterator[tuple[str, Left]]:
     """Remove the down migrations that cannot be one transaction, as they must be here, and yield why."""
     if not backs:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from entrypoint.migration.script import contraction, repetition
 from entrypoint.migration.script.directives import REFRESH
-from entrypoint.migration.script.report import spot
+from entrypoint.migration.script.report import position_of
 from entrypoint.operations.findings import Finding
 
 TYPE_CHECKING = False
@@ -57,5 +57,5 @@ def about_refresh(prepared: Prepared, shown: str, directory: Directory) -> Itera
 
 
 def _at(statement: Statement, prepared: Prepared, rule: str, message: str, shown: str, remedy: str) -> Finding:
-    column = spot(prepared.text, statement.start).column + 1
+    column = position_of(prepared.text, statement.start).column + 1
     return Finding("warning", rule, message, shown, statement.line, column, remedy=remedy)

@@ -130,7 +130,7 @@ class Status(NamedTuple):
         """Return how many migrations are in a state."""
         return sum(line.state == state for line in self.lines)
 
-    def at_it(self, line: Line) -> bool:
+    def is_running(self, line: Line) -> bool:
         """Return whether the lock's holder is running this file now, as far as its row says."""
         lock = self.lock
         # On a standby there is no way to see whether the holder is alive, so believe the row.
@@ -139,7 +139,7 @@ class Status(NamedTuple):
         return live and at and line.state in ("pending", "after", "failed", "running")
 
     def only(self, *, pending: bool, last: int | None) -> Status:
-        """Return the status with fewer migrations to list: what a start would run, the `last` applied ones, or both.
+        """Return the status with fewer migrations listed: what a start would run, the `last` applied ones, or both.
 
         With neither, all. The counts do not change.
         """

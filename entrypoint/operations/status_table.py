@@ -196,7 +196,7 @@ def _and_counts(status: Status, *states: str) -> str:
 
 def _state(line: Line, status: Status) -> str:
     """Return the state shown in the table: a pending or unfinished migration may be running now."""
-    if status.at_it(line):
+    if status.is_running(line):
         return "running"
     elsewhere = status.lock is not None and status.lock.migration is not None and status.guarded is True
     # On a standby there is no way to see whether a process is still running it.
@@ -205,7 +205,7 @@ def _state(line: Line, status: Status) -> str:
 
 
 def _half_way(line: Line, status: Status) -> str:
-    if status.at_it(line):
+    if status.is_running(line):
         return "is running"
     return "was interrupted" if _state(line, status) == "interrupted" else "is running, or was interrupted"
 

@@ -30,8 +30,8 @@ from entrypoint.migration.ledger.judging import judge_on, shown
 from entrypoint.migration.ledger.plan import decide, plan_of
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import COMPLETED, FAILED
-from entrypoint.migration.lock.patience import Patience
-from entrypoint.migration.lock.waiting import LEAST, Line, News, pause_between_looks, time_for_a_look
+from entrypoint.migration.lock.patience import ClockStopper
+from entrypoint.migration.lock.waiting import LEAST, KeptConnection, News, pause_between_looks, time_for_a_look
 from entrypoint.migration.script import files
 from entrypoint.migration.script.prepare import refuse_bad_names
 from entrypoint.migration.script.rollout import rollouts
@@ -63,7 +63,7 @@ _NOT_YET_PERMITTED = INSUFFICIENT_PRIVILEGE
 class Sight(NamedTuple):
     """The result of one look."""
 
-    there: bool
+    over: bool
     """Whether the wait is over."""
     words: str
     """The state in words."""
@@ -79,7 +79,7 @@ def wait_for_database(settings: Settings, timeout: float | None) -> None:
     def glance(session: Session, patience: Deadline) -> Sight:
         # A pooler accepts connections even if the server behind it is down.
         session.query("SELECT 1", patience)
-        return Sight(there=True, words="the database answers", fields={})
+        return Sight(over=True, words="the database answers", fields={})
 
     _Waiter(settings, "the database", settings.connect.longest if timeout is None else timeout).wait(glance)
 
@@ -93,7 +93,7 @@ def wait_for_schema(settings: Settings, version: int | None, timeout: float | No
     """
     waiter = _Waiter(settings, "the schema", settings.apply.timeout if timeout is None else timeout)
     limits = settings.lock._replace(hard=timeout is not None)
-    others = Patience(waiter.clocks, limits, settings.apply, settings.role)
+    others = ClockStopper(waiter.clocks, limits, settings.apply, settings.role)
     looker = _ByFiles(settings, others) if version is None else _ByVersion(settings, others, version)
     waiter.wait(looker.glance)
 
@@ -101,7 +101,7 @@ def wait_for_schema(settings: Settings, version: int | None, timeout: float | No
 class _Looker:
     """Looks at the ledger."""
 
-    def __init__(self, settings: Settings, others: Patience) -> None:
+    def __init__(self, settings: Settings, others: ClockStopper) -> None:
         self._settings = settings
         self._others = others
         self._place: Place | None = None
@@ -125,11 +125,11 @@ class _Looker:
         look = reading.look_on(session, place, self._settings.role, patience)
         self._place = place
         sight, hopeless = self._judge(look)
-        if sight.there and self._directory is not None and self._directory.repeatables:
+        if sight.over and self._directory is not None and self._directory.repeatables:
             sight = self._judge_repeatables(self._directory, sight, session, place, patience)
-        if sight.there and self._command is not None:
+        if sight.over and self._command is not None:
             sight = self._judge_command(self._command, sight, session, place, patience)
-        if not sight.there:
+        if not sight.over:
             busy = _busy(look, standby=place.standby)
             if busy and not place.standby:
                 self._others.weigh(session, place, look.lock.token if look.lock else None)
@@ -164,7 +164,7 @@ class _Looker:
                     f"; {file.shown} failed at {failure.at} (see entrypoint status), and the next start tries it again"
                 )
                 break
-        return sight._replace(there=False, words=state)
+        return sight._replace(over=False, words=state)
 
     def _judge_command(self, wanted: Wanted, sight: Sight, session: Session, place: Place, patience: Deadline) -> Sight:
         """Return whether the other migration tool has finished; if that cannot be known, whether it has run at all."""
@@ -172,7 +172,7 @@ class _Looker:
         ran = any(run.status == COMPLETED and run.fingerprint == wanted.fingerprint for run in found.rows)
         if not verdict.pending or (verdict.always and ran):
             return sight
-        return sight._replace(there=False, words=f"{sight.words}, but {shown(wanted)} is pending: {verdict.why}")
+        return sight._replace(over=False, words=f"{sight.words}, but {shown(wanted)} is pending: {verdict.why}")
 
     def _judge(self, look: Look) -> tuple[Sight, EntrypointError | None]:
         """Return whether the wait is over, and if not, an error that waiting cannot fix, such as a failed migration."""
@@ -180,7 +180,7 @@ class _Looker:
 
 
 class _ByFiles(_Looker):
-    def __init__(self, settings: Settings, others: Patience) -> None:
+    def __init__(self, settings: Settings, others: ClockStopper) -> None:
         super().__init__(settings, others)
         repeating = settings.command is None
         directory = files.load_directory(settings.migrations_dir, settings.file_limit, repeating=repeating)
@@ -198,20 +198,20 @@ class _ByFiles(_Looker):
             raise words.below_floor(plan)
         version = "empty" if plan.current is None else f"at version {plan.current}"
         if not self._settings.migrations_dir:
-            return Sight(there=True, words="the schema is up to date", fields={}), None
+            return Sight(over=True, words="the schema is up to date", fields={}), None
         fields: dict[str, object] = {"version": plan.current, "latest": plan.latest}
         if not plan.pending:
-            return Sight(there=True, words=f"the schema is {version}; no migrations are pending", fields=fields), None
+            return Sight(over=True, words=f"the schema is {version}; no migrations are pending", fields=fields), None
         pending = count(len(plan.pending), "migration is", "migrations are")
         state = f"it is {version}, and {pending} pending: {plan.pending[0].name} is next"
         hopeless: EntrypointError | None = words.obstacle(plan)
         if self._settings.refuse_out_of_order and plan.out_of_order:
             hopeless = words.out_of_order(plan)
-        return Sight(there=False, words=state, fields=fields | {"pending": len(plan.pending)}), hopeless
+        return Sight(over=False, words=state, fields=fields | {"pending": len(plan.pending)}), hopeless
 
 
 class _ByVersion(_Looker):
-    def __init__(self, settings: Settings, others: Patience, version: int) -> None:
+    def __init__(self, settings: Settings, others: ClockStopper, version: int) -> None:
         super().__init__(settings, others)
         self._version = version
         try:
@@ -228,12 +228,12 @@ class _ByVersion(_Looker):
         applied = {row.number for row in look.rows if row.status == COMPLETED}
         # Files that run after the rollout, or out of order, may be missing below the highest number.
         if (current or 0) >= self._version and (self._wanted is None or self._version in applied):
-            return Sight(there=True, words=f"the schema is {version}", fields=fields), None
+            return Sight(over=True, words=f"the schema is {version}", fields=fields), None
         failure = next((row for row in look.rows if self._stands_before(row)), None)
         state = f"it is {version}, and should be at version {self._version}"
         if (current or 0) >= self._version:
             state = f"it is {version}, and {self._wanted.name if self._wanted else self._version} is not applied"
-        return Sight(there=False, words=state, fields=fields), words.held_back(failure) if failure else None
+        return Sight(over=False, words=state, fields=fields), words.held_back(failure) if failure else None
 
     def _stands_before(self, row: LedgerRow) -> bool:
         """Return whether this row holds back the awaited version, as far as the files are known.
@@ -257,7 +257,7 @@ class _Waiter:
         self._deadline = self.clocks.running
         self._least = LEAST if timeout else settings.connect.timeout
         self._began = time.monotonic()
-        self._line = Line(self._target, settings.connect.timeout)
+        self._line = KeptConnection(self._target, settings.connect.timeout)
         self._news = News()
         self._trouble: EntrypointError | None = None
         """Why the last look failed."""
@@ -268,7 +268,7 @@ class _Waiter:
         try:
             while True:
                 sight = self._look(glance)
-                if sight.there:
+                if sight.over:
                     seconds = time.monotonic() - self._began
                     words = f"{sight.words} (after {seconds:.1f} s)"
                     logs.event(logs.INFO, "wait.over", words, duration_ms=round(seconds * 1000), **sight.fields)
@@ -292,15 +292,15 @@ class _Waiter:
                 raise error from None
             self._trouble = error
             return Sight(
-                there=False, words=f"no connection yet: {failure.cause.words}", fields={"cause": failure.cause.name}
+                over=False, words=f"no connection yet: {failure.cause.words}", fields={"cause": failure.cause.name}
             )
         except ConnectionLostError as lost:
             self._line.drop()
             self._trouble = lost
-            return Sight(there=False, words=lost.message, fields={})
+            return Sight(over=False, words=lost.message, fields={})
         except ClosedSchemaError as closed:  # The migrating process may grant this privilege, too.
             self._trouble = closed
-            return Sight(there=False, words=closed.message, fields={})
+            return Sight(over=False, words=closed.message, fields={})
         except StatementError as error:
             return self._judge(error)
         self._trouble = None
@@ -314,7 +314,7 @@ class _Waiter:
         if not passing and error.sqlstate not in {*_MOVED, _NOT_YET_PERMITTED}:
             raise fault from error
         self._trouble = fault if error.sqlstate == _NOT_YET_PERMITTED else None
-        return Sight(there=False, words=fault.message, fields={"sqlstate": error.sqlstate})
+        return Sight(over=False, words=fault.message, fields={"sqlstate": error.sqlstate})
 
     def _pause(self) -> float:
         if not self._line.failures:
@@ -327,7 +327,7 @@ class _Waiter:
 
     def _too_late(self, sight: Sight) -> WaitTimeoutError:
         return WaitTimeoutError(
-            f"Waited {round(self._deadline.budget + self.clocks.stood, 1):g} s for {self._what}: {sight.words}",
+            f"Waited {round(self._deadline.budget + self.clocks.stopped, 1):g} s for {self._what}: {sight.words}",
             remedy="`wait` does not migrate. Check that another process does (entrypoint status). If it only needs "
             "more time, give a longer --timeout.",
             **sight.fields,

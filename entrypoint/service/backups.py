@@ -33,7 +33,7 @@ _LONGEST_LINE = 1 << 20
 _FIELDS = ("time", "level", "event", "message")
 
 
-class Report(NamedTuple):
+class BackupState(NamedTuple):
     """The state of the latest backup."""
 
     state: State
@@ -72,7 +72,7 @@ class Backups:
     def __init__(self, directory: str | None) -> None:
         """Write backups to `directory`; None if there is none."""
         self._directory = directory
-        self.report = Report("none")
+        self.report = BackupState("none")
         self._child: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -87,7 +87,7 @@ class Backups:
             )
         if self._task is not None or self._stopping:
             return False
-        self.report = Report("running", started=time.time())
+        self.report = BackupState("running", started=time.time())
         self._task = asyncio.create_task(self._run())
         return True
 
@@ -136,7 +136,7 @@ class Backups:
             child.terminate()
         if child.stderr is not None:
             async for line in child.stderr:
-                self._heard(line)
+                self._handle_line(line)
         code = await child.wait()
         report = self.report
         if code == 0 and report.path is not None:
@@ -149,7 +149,7 @@ class Backups:
             state="failed", ended=time.time(), path=None, size=None, sha256=None, error=error, remedy=remedy
         )
 
-    def _heard(self, line: bytes) -> None:
+    def _handle_line(self, line: bytes) -> None:
         """Pass on a line of the child's log, and keep what it says about the backup."""
         try:
             record = json.loads(line)

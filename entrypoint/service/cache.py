@@ -56,7 +56,7 @@ class Cache:
         self._flight: asyncio.Future[Snapshot] | None = None
         self._began = 0.0
         self._left = False
-        # A thread that hangs nevertheless does not keep the process, which ends with os._exit (__main__).
+        # A thread that still hangs does not keep the process alive, as that ends with os._exit (__main__).
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader")
 
     async def get(self) -> Snapshot:
@@ -72,7 +72,7 @@ class Cache:
         if self._flight is None:
             self._began = self._clock()
             self._flight = asyncio.get_running_loop().run_in_executor(self._thread, self._read)
-            self._flight.add_done_callback(self._landed)
+            self._flight.add_done_callback(self._keep_answer)
         flight, waited = self._flight, self._clock() - self._began
         # Unlike `wait_for`, do not cancel the read when one client leaves or has waited long enough.
         await asyncio.wait((flight,), timeout=max(0.0, self._patience - waited))
@@ -86,7 +86,7 @@ class Cache:
         if self._flight is not None:
             self._flight.cancel()
 
-    def _landed(self, flight: asyncio.Future[Snapshot]) -> None:
+    def _keep_answer(self, flight: asyncio.Future[Snapshot]) -> None:
         self._flight = None
         if not flight.cancelled() and flight.exception() is None:
             self._answer = _Answer(flight.result(), self._clock())

@@ -30,7 +30,7 @@ TO_ASK_AGAIN = 5
 MOST_CONNECTIONS = 256
 
 
-class Connection(H11Protocol):
+class ClientConnection(H11Protocol):
     """uvicorn's protocol, with a look at the clock every second."""
 
     def __init__(
@@ -110,10 +110,10 @@ class Connection(H11Protocol):
             self._timer = self.loop.call_later(1.0, self._look_again)
 
 
-def least_needy(connections: set[Any]) -> Connection:
+def least_needy(connections: set[Any]) -> ClientConnection:
     """Return the connection to end if there are too many: the oldest that is idle or has not finished its request."""
     found = min(connections, key=lambda one: (one.needs_us, one.since))
-    assert isinstance(found, Connection)  # noqa: S101 - for the type checker
+    assert isinstance(found, ClientConnection)  # noqa: S101 - for the type checker
     return found
 
 

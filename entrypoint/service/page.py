@@ -65,7 +65,7 @@ class _Asset(NamedTuple):
     media_type: str
 
 
-class _Laid(NamedTuple):
+class _Rendered(NamedTuple):
     """A rendered page."""
 
     html: bytes
@@ -76,7 +76,7 @@ def routes(service: Service) -> list[BaseRoute]:
     """Return the paths for people."""
     page = _Page(service)
     shown = [
-        Route("/", _lead_on),
+        Route("/", _redirect_to_page),
         Route(_PAGE, page.show),
         # The same, for an open page; it has its own path in the log.
         Route(_LIVE, page.show),
@@ -93,7 +93,7 @@ def routes(service: Service) -> list[BaseRoute]:
     ]
 
 
-async def _lead_on(_request: Request) -> Response:
+async def _redirect_to_page(_request: Request) -> Response:
     """Redirect from the bare address to the page."""
     return RedirectResponse(_PAGE, 307, _HEADERS)
 
@@ -125,7 +125,7 @@ class _Page:
         )
         self._known: Snapshot | None = None
         """The last snapshot with a status, shown while there is no newer one."""
-        self._laid: tuple[Snapshot | None, dict[bool, _Laid]] = (None, {})
+        self._rendered: tuple[Snapshot | None, dict[bool, _Rendered]] = (None, {})
 
     async def show(self, request: Request) -> Response:
         """Answer with the page, or with a redirect to the login."""
@@ -134,7 +134,7 @@ class _Page:
                 # A link on another site leads here without the cookie, which is SameSite=Strict.
                 return self._html("again.html")
             return RedirectResponse(_LOGIN, 303, _HEADERS)
-        laid = self._lay(await self._cache.get(), full="all" in request.query_params)
+        laid = self._render(await self._cache.get(), full="all" in request.query_params)
         headers = {**_HEADERS, "Content-Security-Policy": _LIVE_POLICY, "ETag": laid.etag}
         # A compressing proxy makes it weak.
         if request.headers.get("if-none-match", "").removeprefix("W/") == laid.etag:
@@ -204,13 +204,13 @@ class _Page:
             return True
         return sessions.accepted(request.cookies.get(sessions.COOKIE, ""), self._tokens.valid)
 
-    def _lay(self, snapshot: Snapshot, *, full: bool) -> _Laid:
+    def _render(self, snapshot: Snapshot, *, full: bool) -> _Rendered:
         """Return the rendered page; render it if that has not been done for this `snapshot`."""
         if snapshot.status is not None:
             self._known = snapshot
-        if self._laid[0] is not snapshot:
-            self._laid = (snapshot, {})
-        known = self._laid[1]
+        if self._rendered[0] is not snapshot:
+            self._rendered = (snapshot, {})
+        known = self._rendered[1]
         if full not in known:
             badge = badge_of(snapshot)
             html = self._templates.get_template("page.html").render(
@@ -222,7 +222,7 @@ class _Page:
                 paths=self._paths | {"badge": f"{_BADGE}?{_hash(as_svg(badge).encode())}"},
             )
             content = html.encode(errors="replace")
-            known[full] = _Laid(content, f'"{_hash(content)}"')
+            known[full] = _Rendered(content, f'"{_hash(content)}"')
         return known[full]
 
     def _form(self, status: int = 200, problem: str = "", headers: Mapping[str, str] | None = None) -> Response:

@@ -66,7 +66,7 @@ class _Files(NamedTuple):
     directory: Directory
 
 
-class Reader:
+class StatusReader:
     """Compares the files with the database on request."""
 
     def __init__(self, settings: Settings) -> None:

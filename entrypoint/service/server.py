@@ -22,8 +22,8 @@ from entrypoint.service.api import Service
 from entrypoint.service.app import build_app
 from entrypoint.service.backups import Backups
 from entrypoint.service.cache import Cache
-from entrypoint.service.connections import LONGEST_HEAD, TO_ASK_AGAIN, Connection, quiet_uvicorn
-from entrypoint.service.reader import Reader
+from entrypoint.service.connections import LONGEST_HEAD, TO_ASK_AGAIN, ClientConnection, quiet_uvicorn
+from entrypoint.service.reader import StatusReader
 from entrypoint.service.tokens import Tokens
 
 TYPE_CHECKING = False
@@ -51,7 +51,7 @@ def serve(settings: Settings, service: ServiceSettings) -> None:
     """Answer until SIGTERM or SIGINT. Raises EntrypointError if it cannot start."""
     gc.enable()  # It has been off since the first line of __main__.
     logs.adopt_other_packages()
-    reader = Reader(settings)
+    reader = StatusReader(settings)
     reader.directory()
     listeners = listen(service.host, service.port)
     try:
@@ -116,7 +116,7 @@ class _Server(uvicorn.Server):
     def drop_connections(self) -> None:
         """Close all connections, whatever they are doing."""
         for connection in list(self.server_state.connections):
-            if isinstance(connection, Connection):
+            if isinstance(connection, ClientConnection):
                 connection.drop()
 
 
@@ -146,7 +146,7 @@ class _Complaints:
 
 
 async def _serve(
-    settings: Settings, about: ServiceSettings, reader: Reader, listeners: Sequence[socket.socket]
+    settings: Settings, about: ServiceSettings, reader: StatusReader, listeners: Sequence[socket.socket]
 ) -> None:
     loop = asyncio.get_running_loop()
     backups = Backups(settings.backup_dir)
@@ -169,7 +169,7 @@ async def _serve(
     server = _Server(
         uvicorn.Config(
             build_app(service),
-            http=Connection,
+            http=ClientConnection,
             loop="asyncio",
             ws="none",
             lifespan="off",
@@ -206,7 +206,7 @@ def _tell(about: ServiceSettings, listeners: Sequence[socket.socket]) -> None:
     logs.event(
         logs.INFO,
         "service.listening",
-        f"listening on {', '.join(addresses)}, {_door(about)}; the page is at /admin",
+        f"listening on {', '.join(addresses)}, {_access_in_words(about)}; the page is at /admin",
         addresses=addresses,
         tokens=len(about.tokens),
         public_badge="yes" if about.public_badge else "no",
@@ -221,7 +221,7 @@ def _tell(about: ServiceSettings, listeners: Sequence[socket.socket]) -> None:
             )
 
 
-def _door(about: ServiceSettings) -> str:
+def _access_in_words(about: ServiceSettings) -> str:
     if not about.tokens:
         return "without a token: open to everyone on this machine"
     return f"with {count(len(about.tokens), 'token')}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from entrypoint.service.running import Excerpt
 
 
-class Failure(NamedTuple):
+class Unavailable(NamedTuple):
     """Why there is no answer, without secrets."""
 
     event: str
@@ -28,7 +28,7 @@ class Failure(NamedTuple):
     message: str
     remedy: str
     reachable: bool
-    """Whether the database answered nevertheless."""
+    """Whether the database answered all the same."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Snapshot:
     taken: float
     """When the database was read, in seconds since 1970."""
     status: Status | None
-    failure: Failure | None
+    failure: Unavailable | None
     where: str = ""
     """Which database it is, for a person: `shop on db:5432 as shop_owner, schema public`."""
     statement: Excerpt | None = None
@@ -155,7 +155,7 @@ def of_failure(error: EntrypointError, *, database: str, taken: float) -> Snapsh
     faults = error.fields.get("faults")
     message = "; ".join([error.message, *map(str, faults)]) if isinstance(faults, list) else error.message
     reachable = not isinstance(error, DatabaseUnavailableError)
-    failure = Failure(error.event, " ".join(message.split()), error.remedy, reachable)
+    failure = Unavailable(error.event, " ".join(message.split()), error.remedy, reachable)
     return Snapshot(database, taken, None, failure)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from entrypoint.operations.command_status import CommandStatus
     from entrypoint.operations.repeatable_status import Repetition
     from entrypoint.operations.status import Line, Status
-    from entrypoint.service.snapshot import Failure, Snapshot
+    from entrypoint.service.snapshot import Snapshot, Unavailable
 
     Tone = Literal["good", "pending", "working", "bad", "away"]
 
@@ -126,7 +126,7 @@ class Problem(NamedTuple):
     report: str | None
 
 
-class Repeated(NamedTuple):
+class RepeatableEntry(NamedTuple):
     """One file in repeatable/."""
 
     name: str
@@ -175,7 +175,7 @@ class Page(NamedTuple):
     work: Work | None
     problems: tuple[Problem, ...]
     pending: tuple[Entry, ...]
-    repeatables: tuple[Repeated, ...]
+    repeatables: tuple[RepeatableEntry, ...]
     days: tuple[Day, ...]
     scale: str
     older: int
@@ -228,7 +228,7 @@ def show(snapshot: Snapshot, known: Snapshot | None = None, *, full: bool = Fals
     )
 
 
-def _nothing(failure: Failure | None) -> Page:
+def _nothing(failure: Unavailable | None) -> Page:
     return Page(
         tone="away",
         headline=_away(failure),
@@ -242,11 +242,11 @@ def _nothing(failure: Failure | None) -> Page:
     )  # fmt: skip
 
 
-def _commands_in(failure: Failure | None) -> tuple[str, ...]:
+def _commands_in(failure: Unavailable | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_COMMAND.findall(failure.remedy))) if failure else ()
 
 
-def _away(failure: Failure | None) -> str:
+def _away(failure: Unavailable | None) -> str:
     reachable = failure is None or failure.reachable
     return "The status cannot be read" if reachable else "The database cannot be reached"
 
@@ -386,8 +386,8 @@ def _repeatable_facts(repeatables: Sequence[Repetition]) -> tuple[Fact, ...]:
     return (Fact("Repeatable files", f"{states.count('applied')} applied", note),)
 
 
-def _repeatable(one: Repetition) -> Repeated:
-    return Repeated(
+def _repeatable(one: Repetition) -> RepeatableEntry:
+    return RepeatableEntry(
         name=wording.name(one.shown),
         state=_REPEATABLE_STATES[one.state],
         at=wording.time(wording.moment(one.applied_at)),
@@ -419,7 +419,7 @@ def _strip_label(status: Status, lines: Iterable[Line]) -> str:
 
 
 def _state(line: Line, status: Status) -> State:
-    return _STATES["working" if status.at_it(line) else line.state]
+    return _STATES["working" if status.is_running(line) else line.state]
 
 
 def _entry(line: Line, status: Status, scale: bars.Scale | None = None) -> Entry:

@@ -19,7 +19,7 @@ _KEEPER = os.path.join(os.path.dirname(__file__), "keeper.py")
 _BEAT_EVERY = 1.0
 
 
-class Kept:
+class KeptProgram:
     """One program with its keeper."""
 
     def __init__(self, argv: Sequence[str], environ: Mapping[bytes, bytes], stdout: int, stderr: int) -> None:

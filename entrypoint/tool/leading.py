@@ -20,7 +20,7 @@ from entrypoint.migration.ledger.rows import COMPLETED, FAILED
 from entrypoint.migration.lock import row
 from entrypoint.migration.losses import MOST, Spot
 from entrypoint.redaction import foreign
-from entrypoint.tool.running import Order, run_tool
+from entrypoint.tool.running import ToolOrder, run_tool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.verdict import Verdict, Wanted
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.records import Address
-    from entrypoint.tool.running import Ended
+    from entrypoint.tool.running import ToolResult
 
 # Seconds for each of our own statements.
 _PATIENCE = 30.0
@@ -91,7 +91,7 @@ def why_not(path: str) -> str:
     return "it is a script whose first line does not start with #!"
 
 
-class Tool:
+class ToolRunner:
     """Runs the tool under one lease."""
 
     def __init__(
@@ -149,7 +149,7 @@ class Tool:
         number = int(self._write(run_rows.begin_run(self._lease.place, beginning), progress=command)[0][0] or 0)
         assignment.board.run(command)
         logs.event(logs.INFO, "command.started", f"running {command}: {verdict.why}", command=command, run=number)
-        order = Order(
+        order = ToolOrder(
             argv=self._wanted.command.words,
             environ={name: value for name, _, value in (one.partition(b"=") for one in handover.initial_environment())},
             address=self._address._replace(conninfo=assignment.target.address_now(self._address)),
@@ -235,7 +235,7 @@ class Tool:
                 holder=foreign(holder or ""),
             )
 
-    def _failure(self, ended: Ended, command: str, number: int) -> CommandFailedError | MigrationTimeoutError:
+    def _failure(self, ended: ToolResult, command: str, number: int) -> CommandFailedError | MigrationTimeoutError:
         last = ended.tail[-1] if ended.tail else ""
         unlock = next((one for name, one in _UNLOCKING if name in command), None)
         beside = f" If it says that it is locked and nothing else is running it: {unlock}." if unlock else ""

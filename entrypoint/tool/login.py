@@ -27,7 +27,7 @@ _MECHANISM = b"SCRAM-SHA-256"
 _HEADER, _BINDING = "n,,", "biws"
 
 
-class Issue(NamedTuple):
+class PasswordIssuer(NamedTuple):
     """How passwords are issued for each connection."""
 
     user: str

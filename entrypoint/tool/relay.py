@@ -88,7 +88,7 @@ class Way(NamedTuple):
     note: str
     """Why there is no relay; empty if there is one."""
     close: Callable[[float], None]
-    """Closes all connections, and within so many seconds ends the tool's sessions in the server. Never raises."""
+    """Closes all connections, and ends the tool's sessions in the server within that many seconds. Never raises."""
 
 
 def open_way(order: Order, lease: Lease) -> Way:
@@ -107,7 +107,7 @@ def open_way(order: Order, lease: Lease) -> Way:
     user = public.get("user", "")
     issue = _issue(order, user)
     relay = Relay(server, lease, name, database, variables.CLIENT_CHECK if checks else "", issue)
-    known = variables.Known(host, user, database, secret.get("password", ""))
+    known = variables.OwnConnection(host, user, database, secret.get("password", ""))
     if issue is not None:
         known = known._replace(password=issue.key, issued=True)
         address = with_password(address, issue.key) if address else ""
@@ -125,14 +125,14 @@ def open_way(order: Order, lease: Lease) -> Way:
     return Way(environ, "", close)
 
 
-def _issue(order: Order, user: str) -> login.Issue | None:
+def _issue(order: Order, user: str) -> login.PasswordIssuer | None:
     """Return how to issue passwords for the tool's connections, if there is a command for that."""
     issuing = order.password
     if issuing is None:
         return None
     key = os.urandom(16).hex()
     know_for_now([key])
-    return login.Issue(user, lambda: issuing(Deadline(_CONNECT)), key)
+    return login.PasswordIssuer(user, lambda: issuing(Deadline(_CONNECT)), key)
 
 
 def _why_no_relay(order: Order, lease: Lease, public: Mapping[str, str]) -> tuple[str, bool]:
@@ -193,7 +193,7 @@ class Relay:
         name: str,
         database: str,
         setting: str,
-        issue: login.Issue | None,
+        issue: login.PasswordIssuer | None,
     ) -> None:
         """Start listening. Raises OSError."""
         self._issue = issue
@@ -354,7 +354,7 @@ def _logged_in_for(
     upstream: socket.socket,
     answers: wire.Stream,
     beginning: bytes,
-    issue: login.Issue,
+    issue: login.PasswordIssuer,
 ) -> bool:
     """Log in to the server with an issued password for a client that presents the key. If that fails, tell it why."""
     if not login.shows_key(client, stream, issue.key):

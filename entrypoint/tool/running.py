@@ -11,7 +11,7 @@ from typing import NamedTuple
 from entrypoint import logs, signals
 from entrypoint.deadline import SLICE, Deadline
 from entrypoint.redaction import foreign
-from entrypoint.tool.kept import Kept
+from entrypoint.tool.kept import KeptProgram
 from entrypoint.tool.output import Output
 from entrypoint.tool.relay import open_way
 
@@ -36,7 +36,7 @@ _SHORT_KILLING = 0.4
 _SESSIONS = 2.0
 
 
-class Order(NamedTuple):
+class ToolOrder(NamedTuple):
     """What to run, and how."""
 
     argv: tuple[str, ...]
@@ -53,7 +53,7 @@ class Order(NamedTuple):
     """Issues a password for each connection, if there is a command for that; may raise EntrypointError."""
 
 
-class Ended(NamedTuple):
+class ToolResult(NamedTuple):
     """How the tool ended."""
 
     exit_code: int | None
@@ -65,7 +65,7 @@ class Ended(NamedTuple):
     cannot_start: str
 
 
-def run_tool(order: Order, lease: Lease, deadline: Deadline) -> Ended:
+def run_tool(order: ToolOrder, lease: Lease, deadline: Deadline) -> ToolResult:
     """Run the tool. When this returns or raises, its processes are gone, and so are its sessions.
 
     Raises LeaseLostError, ConnectionLostError, and what a signal raises.
@@ -87,15 +87,15 @@ def run_tool(order: Order, lease: Lease, deadline: Deadline) -> Ended:
         way.close(patience)
 
 
-def _run(order: Order, environ: dict[bytes, bytes], lease: Lease, deadline: Deadline) -> Ended:
+def _run(order: ToolOrder, environ: dict[bytes, bytes], lease: Lease, deadline: Deadline) -> ToolResult:
     began = time.monotonic()
     secrets = lease.worker.parameters().secret
     output = Output(terminal=order.terminal, secrets=secrets.values())
     try:
         try:
-            kept = Kept([_found(order), *order.argv[1:]], environ, *output.write_ends)
+            kept = KeptProgram([_found(order), *order.argv[1:]], environ, *output.write_ends)
         except OSError as error:
-            return Ended(None, None, 0.0, (), timed_out=False, cannot_start=_reason(error))
+            return ToolResult(None, None, 0.0, (), timed_out=False, cannot_start=_reason(error))
         output.let_go()
         try:
             timed_out = _attend(kept, output, lease, deadline)
@@ -111,7 +111,7 @@ def _run(order: Order, environ: dict[bytes, bytes], lease: Lease, deadline: Dead
     finally:
         output.close()
     code = kept.code if kept.code is not None else 0
-    return Ended(
+    return ToolResult(
         exit_code=code if code >= 0 and not kept.errno else None,
         signal=-code if code < 0 else None,
         seconds=time.monotonic() - began,
@@ -127,7 +127,7 @@ def _reason(error: OSError) -> str:
     return f"{os.devnull}: {said}" if error.filename == os.devnull else said
 
 
-def _attend(kept: Kept, output: Output, lease: Lease, deadline: Deadline) -> bool:
+def _attend(kept: KeptProgram, output: Output, lease: Lease, deadline: Deadline) -> bool:
     """Pass on the tool's output until nothing is left of it, keep checking the lock, and tell whether it timed out."""
     look = time.monotonic() + _LOOK_EVERY
     grace: Deadline | None = None
@@ -151,7 +151,7 @@ def _attend(kept: Kept, output: Output, lease: Lease, deadline: Deadline) -> boo
     return grace is not None
 
 
-def _end(kept: Kept, grace: float, killing: float) -> None:
+def _end(kept: KeptProgram, grace: float, killing: float) -> None:
     """End the tool and its descendants, with SIGTERM first if there is a grace period."""
     if grace:
         kept.terminate()
@@ -161,7 +161,7 @@ def _end(kept: Kept, grace: float, killing: float) -> None:
         logs.event(logs.WARNING, "command.left", "some of the command's processes were killed and have not ended yet")
 
 
-def _found(order: Order) -> str:
+def _found(order: ToolOrder) -> str:
     """Return the program's path, found with the PATH in the tool's environment."""
     path = order.environ.get(b"PATH")
     return shutil.which(order.argv[0], path=None if path is None else os.fsdecode(path)) or order.argv[0]

@@ -24,7 +24,7 @@ CLIENT_CHECK = "client_connection_check_interval=2000"
 """With this, PostgreSQL 14 and later notice while a statement runs that the client has gone."""
 
 
-class Known(NamedTuple):
+class OwnConnection(NamedTuple):
     """How our own session has connected."""
 
     host: str
@@ -37,7 +37,7 @@ class Known(NamedTuple):
 
 
 def direct(
-    environ: Mapping[bytes, bytes], address: str, name: str, known: Known, endpoint: tuple[str, int]
+    environ: Mapping[bytes, bytes], address: str, name: str, known: OwnConnection, endpoint: tuple[str, int]
 ) -> tuple[dict[bytes, bytes], str]:
     """Return the environment for a tool that connects through the relay at `endpoint`, and the address in it."""
     host, port = endpoint

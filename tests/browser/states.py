@@ -10,7 +10,7 @@ from entrypoint.operations.repeatable_status import Repetition
 from entrypoint.operations.status import Line, Status
 from entrypoint.operations.waiters import Waiter, Waiters
 from entrypoint.service.running import Excerpt
-from entrypoint.service.snapshot import Failure, Snapshot
+from entrypoint.service.snapshot import Snapshot, Unavailable
 
 NOW = datetime(2026, 11, 22, 21, 45, 3, tzinfo=UTC).timestamp()
 
@@ -76,7 +76,7 @@ def status(*lines: Line, lock: LockRow | None = FREE, guarded: bool | None = Fal
     )
 
 
-def snapshot(found: Status | None, failure: Failure | None = None, *, taken: float = NOW) -> Snapshot:
+def snapshot(found: Status | None, failure: Unavailable | None = None, *, taken: float = NOW) -> Snapshot:
     """Return a snapshot of the database `shop`."""
     return Snapshot("shop", taken, found, failure, where="shop on db:5432 as shop_owner, schema public")
 
@@ -171,7 +171,7 @@ STRANGER = snapshot(
 )
 AWAY = snapshot(
     None,
-    Failure(
+    Unavailable(
         "database.unavailable",
         "Cannot connect to db:5432 (shop): connection refused",
         "Check that PostgreSQL is running and that DATABASE_URL names the right host and port.",
@@ -181,7 +181,7 @@ AWAY = snapshot(
 )
 BAD_FILES = snapshot(
     None,
-    Failure(
+    Unavailable(
         "files.invalid",
         "2 files have bad names",
         "Rename them: NNN_description.sql, in lower case. `entrypoint check` lists every error.",

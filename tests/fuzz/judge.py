@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
-from entrypoint.migration.apply.transactional import cut
+from entrypoint.migration.apply.transactional import cut_into_pieces
 from entrypoint.migration.script.statements import advise
 from entrypoint.migration.script.strings import SETTING, may_be_set_unseen, setting
-from entrypoint.migration.script.units import cut as cut_in_units
+from entrypoint.migration.script.units import units_of as cut_in_units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -147,7 +147,7 @@ class Judge:
         def message(start: int, end: int, *, single: bool) -> Message:
             return Message(advice.body[start:end], start, setting(advice.readings, start), single)
 
-        pieces = cut(advice.body, advice.statements, advice.readings)
+        pieces = cut_into_pieces(advice.body, advice.statements, advice.readings)
         taken = self._send(advice.begin, *(message(each.start, each.end, single=False) for each in pieces))
         if difference := compare(advice, taken):
             yield difference

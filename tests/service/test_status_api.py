@@ -12,7 +12,7 @@ from conftest import missing
 from demo.postgres import HOST
 from entrypoint.database.session import Session
 from entrypoint.service import sessions
-from entrypoint.service.reader import Reader
+from entrypoint.service.reader import StatusReader
 from entrypoint.settings import read_settings
 from kit.databases import Database
 from kit.migrations import non_idempotent, write_migrations
@@ -276,7 +276,7 @@ def test_a_reading_is_one_message(scene: Scene, migrations_dir: Path, monkeypatc
         return query(self, sql, deadline)
 
     monkeypatch.setattr(Session, "query", counted)
-    reader = Reader(read_settings({"DATABASE_URL": scene.database.url, "MIGRATIONS_DIR": str(migrations_dir)}))
+    reader = StatusReader(read_settings({"DATABASE_URL": scene.database.url, "MIGRATIONS_DIR": str(migrations_dir)}))
     try:
         # The first reading looks for the ledger and its surroundings; later ones are one message each.
         for messages in (3, 1, 1):

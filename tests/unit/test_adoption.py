@@ -8,7 +8,7 @@ import pytest
 
 from entrypoint.errors import ConfigurationError
 from entrypoint.migration.adoption import checksums, finding
-from entrypoint.migration.adoption.finding import Table
+from entrypoint.migration.adoption.finding import ToolTable
 from entrypoint.migration.adoption.history import named
 from entrypoint.migration.adoption.tools import BY_NAME
 from entrypoint.records import Adopt
@@ -165,8 +165,8 @@ def test_without_a_checksum_nothing_differs() -> None:
 # --- Where the table is -----------------------------------------------------------------------------------------------
 
 
-def table(schema: str, name: str, columns: str, **changes: bool) -> Table:
-    found = Table(
+def table(schema: str, name: str, columns: str, **changes: bool) -> ToolTable:
+    found = ToolTable(
         schema,
         name,
         plain=True,
@@ -205,7 +205,7 @@ SUPABASE = table("supabase_migrations", "schema_migrations", "version statements
         ("dbmate", [SUPABASE._replace(columns=frozenset({"version"})), DBMATE], "app", DBMATE),
     ],
 )  # fmt: skip
-def test_the_table_is_found(adopt: str, tables: list[Table], path: str, found: Table | None) -> None:
+def test_the_table_is_found(adopt: str, tables: list[ToolTable], path: str, found: ToolTable | None) -> None:
     tool, _, named_table = adopt.partition(":")
     assert finding.choose(adopt_from(tool, named_table or None), tables, path.split()) == found
 
@@ -228,7 +228,7 @@ def test_the_table_is_found(adopt: str, tables: list[Table], path: str, found: T
         ("goose", [SUPABASE], "Supabase has one"),
     ],
 )
-def test_what_cannot_be_the_tools_is_refused(tool: str, tables: list[Table], says: str) -> None:
+def test_what_cannot_be_the_tools_is_refused(tool: str, tables: list[ToolTable], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says) as raised:
         finding.choose(Adopt(tool), tables, ["app"])
     assert raised.value.remedy
@@ -241,7 +241,7 @@ def test_a_remedy_names_a_table_as_it_is_to_be_typed() -> None:
 
 
 @pytest.mark.parametrize("tables", [[DBMATE], [GOOSE._replace(schema="elsewhere")]])
-def test_a_variable_that_is_not_set_is_not_to_be_unset(tables: list[Table]) -> None:
+def test_a_variable_that_is_not_set_is_not_to_be_unset(tables: list[ToolTable]) -> None:
     for by_hand in (False, True):
         with pytest.raises(ConfigurationError) as raised:
             finding.choose(Adopt("goose", by_hand=by_hand), tables, ["app"])

@@ -9,7 +9,7 @@ import pytest
 import tenacity
 
 from entrypoint.clocks import CONNECTING, Clocks
-from entrypoint.database.backoff import Stop, connect_again, pause_after, pause_in_a_crowd
+from entrypoint.database.backoff import AttemptLimit, connect_again, pause_after, pause_in_a_crowd
 from entrypoint.database.classify import classify_connection_failure
 from entrypoint.database.connect import connect
 from entrypoint.database.login import Failure
@@ -100,14 +100,14 @@ def after(text: str) -> tenacity.RetryCallState:
 
 
 def test_stop_counts_attempts() -> None:
-    stop = Stop(3, Clocks(0, waiting=5))
+    stop = AttemptLimit(3, Clocks(0, waiting=5))
     assert [stop(after(REFUSED)) for _ in range(3)] == [False, False, True]
     assert stop.counted == 3
 
 
 def test_a_crowded_server_is_not_counted_but_timed() -> None:
     clock = Clock()
-    stop = Stop(2, Clocks(0, clock, waiting=5))
+    stop = AttemptLimit(2, Clocks(0, clock, waiting=5))
     assert not any(stop(after(CROWDED)) for _ in range(50))
     assert stop.counted == 0
     assert not stop(after(REFUSED))
@@ -119,7 +119,7 @@ def test_a_crowded_server_is_not_counted_but_timed() -> None:
 
 
 def test_one_attempt_is_one_attempt() -> None:
-    assert Stop(1, Clocks(0, waiting=5))(after(REFUSED))
+    assert AttemptLimit(1, Clocks(0, waiting=5))(after(REFUSED))
 
 
 # --- All together, with a target that fails on cue ------------------------------------------------------

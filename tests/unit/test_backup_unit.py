@@ -10,8 +10,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from entrypoint.backup import names, store
 from entrypoint.backup.dump import _failure
-from entrypoint.backup.programs import Found, candidates, choose, missing
-from entrypoint.backup.waiting import Ended
+from entrypoint.backup.programs import PgDump, candidates, choose, missing
+from entrypoint.backup.waiting import ChildResult
 from entrypoint.database.quoting import conninfo
 from entrypoint.errors import DatabaseUnavailableError
 from entrypoint.errors.operator import BackupFailedError
@@ -115,8 +115,8 @@ def test_two_backups_of_the_same_moment_have_two_names(tmp_path: Path, monkeypat
     assert sorted(path.name for path in tmp_path.iterdir()) == expected
 
 
-def found(version: str, *, complete: bool = True) -> Found:
-    return Found(f"/{version}/pg_dump", version, f"/{version}/pg_restore" if complete else "")
+def found(version: str, *, complete: bool = True) -> PgDump:
+    return PgDump(f"/{version}/pg_dump", version, f"/{version}/pg_restore" if complete else "")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_of_equals_the_first_and_none_without_its_pg_restore() -> None:
 
 
 def test_what_is_missing_is_told_with_what_was_found_and_what_to_install() -> None:
-    error = missing([found("15.4"), found("18.1", complete=False), Found("/odd/pg_dump", "", "")], 18)
+    error = missing([found("15.4"), found("18.1", complete=False), PgDump("/odd/pg_dump", "", "")], 18)
     assert "PostgreSQL 18" in error.message
     assert "/15.4/pg_dump 15.4;" in error.message
     assert "/18.1/pg_dump 18.1, which has no pg_restore" in error.message
@@ -208,7 +208,7 @@ def test_parameters_survive_as_a_connection_string() -> None:
     ],
 )
 def test_what_the_end_of_the_program_means(code: int, complaints: str, kind: type, words: str) -> None:
-    failure = _failure("pg_dump", Ended(code, complaints))
+    failure = _failure("pg_dump", ChildResult(code, complaints))
     assert type(failure) is kind
     assert words in failure.message
     assert "\n" not in failure.message
@@ -216,4 +216,4 @@ def test_what_the_end_of_the_program_means(code: int, complaints: str, kind: typ
 
 
 def test_no_room_is_told_with_how_to_make_some() -> None:
-    assert "--keep" in _failure("pg_dump", Ended(1, "pg_dump: error: No space left on device")).remedy
+    assert "--keep" in _failure("pg_dump", ChildResult(1, "pg_dump: error: No space left on device")).remedy

@@ -105,20 +105,20 @@ def test_a_clock_stands_for_as_long_as_was_last_said(hand: Hand) -> None:
     clocks = start(hand)
     waiting = clocks.turn_to(WAITING)
     hand.now += 1
-    clocks.stand(10)
+    clocks.stop_for(10)
     hand.now += 4
     assert waiting.remaining() == 6 + 2
-    clocks.stand(10)
+    clocks.stop_for(10)
     hand.now += 8
     assert waiting.remaining() == 2 + 2
-    clocks.stand(0)
-    assert (waiting.remaining(), clocks.stood) == (2, 12)
-    clocks.stand(5)
+    clocks.stop_for(0)
+    assert (waiting.remaining(), clocks.stopped) == (2, 12)
+    clocks.stop_for(5)
     hand.now += 6
     assert waiting.remaining() == 1, "nobody said so again"
-    assert clocks.stood == 17, "also where nobody has asked since"
-    clocks.stand(0)
-    assert clocks.stood == 17
+    assert clocks.stopped == 17, "also where nobody has asked since"
+    clocks.stop_for(0)
+    assert clocks.stopped == 17
     hand.now += 1
     assert waiting.passed()
 
@@ -129,7 +129,7 @@ def test_each_holder_that_is_waited_for_comes_on_top(hand: Hand) -> None:
     clocks.turn_to(WAITING)
     began, holders = hand.now, (300.0, 120.0)
     for left in holders:
-        clocks.stand(left)
+        clocks.stop_for(left)
         hand.now += left
         assert not clocks.running.passed()
     hand.now += clocks.running.remaining()
@@ -139,7 +139,7 @@ def test_each_holder_that_is_waited_for_comes_on_top(hand: Hand) -> None:
 def test_it_is_only_the_clock_that_runs_which_stands(hand: Hand) -> None:
     clocks = start(hand)
     clocks.turn_to(WAITING)
-    clocks.stand(100)
+    clocks.stop_for(100)
     hand.now += 1
     assert clocks.turn_to().remaining() == 10
     hand.now += 1

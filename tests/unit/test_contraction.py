@@ -14,13 +14,13 @@ from entrypoint.migration.script.contraction import (
     MOVES,
     RENAMES,
     TRUNCATES,
-    Kind,
+    ContractionKind,
     contractions,
 )
 from entrypoint.migration.script.repetition import unrepeatable
 from entrypoint.migration.script.scanner import scan
 
-CONTRACTIONS: list[tuple[str, list[Kind]]] = [
+CONTRACTIONS: list[tuple[str, list[ContractionKind]]] = [
     ("DROP TABLE a", [DROPS_TABLE]),
     ("DROP TABLE IF EXISTS a, s.b CASCADE", [DROPS_TABLE]),
     ("drop /* not */ table -- yet\n a", [DROPS_TABLE]),
@@ -83,7 +83,7 @@ CONTRACTIONS: list[tuple[str, list[Kind]]] = [
 
 
 @pytest.mark.parametrize(("text", "kinds"), CONTRACTIONS)
-def test_contractions(text: str, kinds: list[Kind]) -> None:
+def test_contractions(text: str, kinds: list[ContractionKind]) -> None:
     assert [found.kind for found in contractions(text, scan(text).statements)] == kinds
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from entrypoint.migration.apply.transactional import Piece, cut
+from entrypoint.migration.apply.transactional import Piece, cut_into_pieces
 from entrypoint.migration.script.scanner import scan
 from entrypoint.migration.script.strings import by_the_standard
 
@@ -17,7 +17,7 @@ def pieces(text: str, size: int) -> list[str]:
     """Return the pieces as text, after checking that nothing is lost and each starts where it says."""
     standard, readings = by_the_standard(text, escapes=False)
     statements = scan(standard).statements
-    found = cut(text, statements, readings, size)
+    found = cut_into_pieces(text, statements, readings, size)
     assert found[0].start == 0
     assert found[-1].end == len(text)
     for before, after in pairwise(found):
@@ -37,8 +37,8 @@ def test_between_statements(size: int) -> None:
 
 
 def test_a_small_file_and_an_empty_one_are_one_piece() -> None:
-    assert cut(STATEMENT, scan(STATEMENT).statements) == (Piece(0, len(STATEMENT), 0, 1),)
-    assert cut("", ()) == (Piece(0, 0, 0, 0),)
+    assert cut_into_pieces(STATEMENT, scan(STATEMENT).statements) == (Piece(0, len(STATEMENT), 0, 1),)
+    assert cut_into_pieces("", ()) == (Piece(0, 0, 0, 0),)
 
 
 def test_a_statement_is_never_cut() -> None:

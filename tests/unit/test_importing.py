@@ -17,7 +17,7 @@ from entrypoint.operations.importing import naming, texts, tools
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from entrypoint.operations.importing.values import Migration, Part, Reading
+    from entrypoint.operations.importing.values import Contents, Direction, Migration
 
 
 class Files:
@@ -31,7 +31,7 @@ class Files:
     def content(self, path: str) -> bytes:
         return self._files[path]
 
-    def taken(self, part: Part | None) -> str | None:
+    def taken(self, part: Direction | None) -> str | None:
         """Return what is written for a part."""
         if part is None:
             return None
@@ -39,7 +39,7 @@ class Files:
         return b"".join(one.before + content[one.start : one.stop] + one.after for one in part.pieces).decode()
 
 
-def read(tool: str, files: Mapping[str, str | bytes]) -> tuple[Reading, Files]:
+def read(tool: str, files: Mapping[str, str | bytes]) -> tuple[Contents, Files]:
     source = Files(files)
     return tools.BY_NAME[tool].read(source), source
 
@@ -60,7 +60,7 @@ def complaints(tool: str, files: Mapping[str, str | bytes]) -> list[str]:
     return [str(fault) for fault in read(tool, files)[0].faults]
 
 
-def reasons(reading: Reading) -> dict[str, str]:
+def reasons(reading: Contents) -> dict[str, str]:
     """Return why each file was left out."""
     return {left.source: left.why.reason for left in reading.left}
 

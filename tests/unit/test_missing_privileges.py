@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from entrypoint.migration.ledger.privileges import Facts, Table, grants
+from entrypoint.migration.ledger.privileges import OurTable, PrivilegeFacts, grants
 
-LEDGER = Table("schema_migrations", "shop_owner", owned=True, permitted=True)
-LOCK = Table("migration_lock", "shop_owner", owned=True, permitted=True)
-ALL = Facts(
+LEDGER = OurTable("schema_migrations", "shop_owner", owned=True, permitted=True)
+LOCK = OurTable("migration_lock", "shop_owner", owned=True, permitted=True)
+ALL = PrivilegeFacts(
     login="shop",
     role="shop",
     takes_role=True,
@@ -68,6 +68,6 @@ CHANGE = "GRANT SELECT, INSERT, UPDATE, DELETE ON"
         ),
     ],
 )
-def test_grants(facts: Facts, writing: list[str], reading: list[str]) -> None:
+def test_grants(facts: PrivilegeFacts, writing: list[str], reading: list[str]) -> None:
     assert grants(facts, reading=False) == writing
     assert grants(facts, reading=True) == reading

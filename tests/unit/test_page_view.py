@@ -14,7 +14,7 @@ from entrypoint.operations.repeatable_status import Repetition
 from entrypoint.operations.waiters import Waiter, Waiters
 from entrypoint.service import view
 from entrypoint.service.running import Excerpt
-from entrypoint.service.snapshot import Failure
+from entrypoint.service.snapshot import Unavailable
 from entrypoint.service.view import show
 from entrypoint.service.work import Note, Steps, Waiting
 
@@ -349,7 +349,7 @@ REMEDIES = {
 
 @pytest.mark.parametrize("remedy", REMEDIES)
 def test_the_commands_in_a_remedy_can_be_copied(remedy: str) -> None:
-    failure = Failure("files.invalid", "x", remedy, reachable=True)
+    failure = Unavailable("files.invalid", "x", remedy, reachable=True)
     assert show(snapshot(None, failure)).commands == REMEDIES[remedy]
 
 

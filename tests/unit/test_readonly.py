@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from entrypoint.migration.ledger.readonly import Facts, Stored, remedy
+from entrypoint.migration.ledger.readonly import ReadOnlyFacts, Stored, remedy
 
-FACTS = Facts(standby=False, on=True, source="", file="", line="", login="shop", database='"Shop"', stored=())
+FACTS = ReadOnlyFacts(standby=False, on=True, source="", file="", line="", login="shop", database='"Shop"', stored=())
 DATABASE_USER, USER, DATABASE, ALL = (
     Stored(source, on=True) for source in ("database user", "user", "database", "global")
 )

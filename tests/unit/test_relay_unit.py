@@ -41,7 +41,7 @@ def test_an_address_keeps_its_spelling(given: str, spelled: str) -> None:
     assert respelled(given, "127.0.0.1", 7777) == spelled
 
 
-KNOWN = variables.Known("db", "u", "shop", "hush")
+KNOWN = variables.OwnConnection("db", "u", "shop", "hush")
 ENDPOINT = ("127.0.0.1", 7777)
 
 

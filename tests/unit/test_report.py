@@ -8,49 +8,49 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from entrypoint.migration.script.parser import SyntaxComplaint
-from entrypoint.migration.script.report import Spot, complain, excerpt, outline, render, spot
+from entrypoint.migration.script.report import Position, complain, excerpt, outline, position_of, render
 
 if TYPE_CHECKING:
     from entrypoint.database.answers import StatementError
 
 TEXT = "one\ntwo\n\nfour"
 SPOTS = {
-    0: Spot(1, 0, "one"),
-    2: Spot(1, 2, "one"),
-    3: Spot(1, 3, "one"),  # the line break belongs to the line that it ends
-    4: Spot(2, 0, "two"),
-    8: Spot(3, 0, ""),
-    9: Spot(4, 0, "four"),
-    13: Spot(4, 4, "four"),  # the end of the text, where PostgreSQL points "at end of input"
-    99: Spot(4, 4, "four"),
-    -5: Spot(1, 0, "one"),
+    0: Position(1, 0, "one"),
+    2: Position(1, 2, "one"),
+    3: Position(1, 3, "one"),  # the line break belongs to the line that it ends
+    4: Position(2, 0, "two"),
+    8: Position(3, 0, ""),
+    9: Position(4, 0, "four"),
+    13: Position(4, 4, "four"),  # the end of the text, where PostgreSQL points "at end of input"
+    99: Position(4, 4, "four"),
+    -5: Position(1, 0, "one"),
 }
 
 
 @pytest.mark.parametrize("offset", SPOTS)
 def test_spot(offset: int) -> None:
-    assert spot(TEXT, offset) == SPOTS[offset]
+    assert position_of(TEXT, offset) == SPOTS[offset]
 
 
 def test_spot_of_nothing() -> None:
-    assert spot("", 0) == Spot(1, 0, "")
-    assert spot("\n", 1) == Spot(2, 0, "")
+    assert position_of("", 0) == Position(1, 0, "")
+    assert position_of("\n", 1) == Position(2, 0, "")
 
 
 def test_the_caret_stands_under_its_column() -> None:
-    assert excerpt(Spot(12, 7, "SELECT nope"), caret=True) == ["LINE 12: SELECT nope", "                ^"]
-    assert excerpt(Spot(12, 7, "SELECT nope"), caret=False) == ["LINE 12: SELECT nope"]
+    assert excerpt(Position(12, 7, "SELECT nope"), caret=True) == ["LINE 12: SELECT nope", "                ^"]
+    assert excerpt(Position(12, 7, "SELECT nope"), caret=False) == ["LINE 12: SELECT nope"]
 
 
 def test_a_tab_is_one_column_wide() -> None:
-    line, caret = excerpt(Spot(1, 2, "\t\tnope"), caret=True)
+    line, caret = excerpt(Position(1, 2, "\t\tnope"), caret=True)
     assert line[caret.index("^")] == "n"
 
 
 @pytest.mark.parametrize("column", [0, 1, 54, 55, 56, 200, 444, 445, 446, 498, 499])
 def test_a_long_line_is_cut_around_the_caret(column: int) -> None:
     text = "".join(f"{number:03d}/" for number in range(125))
-    line, caret = excerpt(Spot(3, column, text), caret=True)
+    line, caret = excerpt(Position(3, column, text), caret=True)
     assert len(line) <= 130
     assert line[caret.index("^")] == text[column]
     assert line.startswith("LINE 3: ")
@@ -59,7 +59,7 @@ def test_a_long_line_is_cut_around_the_caret(column: int) -> None:
 
 
 def test_the_end_of_a_long_line() -> None:
-    line, caret = excerpt(Spot(1, 500, "x" * 500), caret=True)
+    line, caret = excerpt(Position(1, 500, "x" * 500), caret=True)
     assert caret.index("^") == len(line)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from entrypoint.migration.script.statements import advise
-from entrypoint.migration.script.units import cut, fingerprint, goes_on_at, needs_its_session, stop, stopped_at
+from entrypoint.migration.script.units import fingerprint, goes_on_at, needs_its_session, stop, stopped_at, units_of
 
 MERGED = {
     "the earlier system's 021 and 022": "BEGIN; CREATE TABLE a (i int); COMMIT; DO $$ BEGIN RAISE NOTICE 'x'; END $$;",
@@ -131,7 +131,7 @@ def test_a_units_transaction_has_its_modes() -> None:
         "BEGIN; SET a.b = '1'; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT 2; COMMIT; SELECT 3;"
         "BEGIN; RESET a.b; SHOW a.b; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT 4; COMMIT"
     )
-    assert [unit.begin for unit in cut(text, advise(text))] == [
+    assert [unit.begin for unit in units_of(text, advise(text))] == [
         "BEGIN ISOLATION LEVEL SERIALIZABLE",
         "BEGIN ISOLATION LEVEL REPEATABLE READ",
         "BEGIN ISOLATION LEVEL SERIALIZABLE",
@@ -149,7 +149,7 @@ def test_a_second_begin_in_a_block_sets_the_modes_of_its_transaction() -> None:
         "BEGIN ISOLATION LEVEL SERIALIZABLE; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 2; COMMIT;"
         "BEGIN; SELECT 3; COMMIT; SELECT 4"
     )
-    assert [unit.begin for unit in cut(text, advise(text))] == [
+    assert [unit.begin for unit in units_of(text, advise(text))] == [
         "BEGIN ISOLATION LEVEL SERIALIZABLE",
         "BEGIN ISOLATION LEVEL SERIALIZABLE ISOLATION LEVEL REPEATABLE READ",  # the last one counts
         "BEGIN",
@@ -162,7 +162,7 @@ def test_a_second_begin_in_a_block_sets_the_modes_of_its_transaction() -> None:
 def test_a_row_says_where_to_go_on_and_comments_do_not_matter() -> None:
     text = "BEGIN; SET LOCAL a.b = '1';\nCOMMIT;\nSELECT 1;\nSELECT 2;"
     advice = advise(text)
-    units = cut(text, advice)
+    units = units_of(text, advice)
     line = stop(text, advice, units, 2)
     stopped = stopped_at(f"statement 5 of 5: SELECT 2\n{line}")
     assert stopped == (3, 3, 5, 4, fingerprint(text, advice.statements[:4]))
@@ -175,7 +175,7 @@ def test_a_row_says_where_to_go_on_and_comments_do_not_matter() -> None:
     ]:
         advice = advise(changed)
         assert stopped is not None
-        assert goes_on_at(changed, advice, cut(changed, advice), stopped) == index, changed
+        assert goes_on_at(changed, advice, units_of(changed, advice), stopped) == index, changed
     assert stopped_at("statement 5 of 5: SELECT 2") is None
 
 
@@ -191,5 +191,5 @@ def test_a_row_says_where_to_go_on_and_comments_do_not_matter() -> None:
     ],
 )
 def test_what_needs_its_session(text: str, why: str) -> None:
-    found = needs_its_session(text, cut(text, advise(text)))
+    found = needs_its_session(text, units_of(text, advise(text)))
     assert (why in found) if why else found == ""

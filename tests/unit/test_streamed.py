@@ -14,7 +14,7 @@ from entrypoint.migration.script import streamed
 from entrypoint.migration.script.files import MigrationFile, checksum, decode, opened, sums
 from entrypoint.migration.script.parts import LargeStatements, LargeText
 from entrypoint.migration.script.prepare import Prepared, examine
-from entrypoint.migration.script.report import spot
+from entrypoint.migration.script.report import position_of
 from entrypoint.migration.script.rollout import rollout_of
 from entrypoint.migration.script.statements import Advice, advise
 from entrypoint.migration.script.streamed import look_through
@@ -215,7 +215,7 @@ def test_places_in_a_text(tmp_path: Path) -> None:
         assert large.find("\\", place) == text.find("\\", place)
         assert large.find("\\", place, other) == text.find("\\", place, other)
         assert large.rfind("\n", place, other) == text.rfind("\n", place, other)
-        assert spot(large, place) == spot(text, place)
+        assert position_of(large, place) == position_of(text, place)
         statement = prepared.statement_at(place)
         assert statement in text
         for one in advice.statements:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from entrypoint.migration.adoption.history import History, Refusal
+from entrypoint.migration.adoption.history import History, Obstacle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def decide(rows: Sequence[Row], here: Collection[str]) -> History:
     if passed_by:
         tag, _, when = passed_by[0].rpartition(" ")
         return History(
-            refusal=Refusal(
+            refusal=Obstacle(
                 f"{tag} is not recorded there, but later ones are: Drizzle orders migrations by the time in "
                 "meta/_journal.json, so it skipped this one and will never run it",
                 "If the database already has what it creates: INSERT INTO drizzle.__drizzle_migrations (hash, "

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from entrypoint.database.answers import Row
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
-    from entrypoint.migration.adoption.tools import Tool
+    from entrypoint.migration.adoption.tools import AdoptableTool
     from entrypoint.records import Adopt
 
 # How many schemas outside the search_path to consider: there may be one for each tenant.
@@ -30,7 +30,7 @@ _MOST = 50
 _RAILS = "ar_internal_metadata"
 
 
-class Table(NamedTuple):
+class ToolTable(NamedTuple):
     """A table with the name of a tool's table."""
 
     schema: str
@@ -62,7 +62,7 @@ class Table(NamedTuple):
         return f"{identifier(self.schema)}.{identifier(self.name)}"
 
 
-def find(session: Session, adopt: Adopt, role: str | None, deadline: Deadline) -> Table | None:
+def find(session: Session, adopt: Adopt, role: str | None, deadline: Deadline) -> ToolTable | None:
     """Return the tool's table, or None. Called in an open transaction.
 
     Raises ConfigurationError if the table cannot be the tool's, or cannot be read.
@@ -88,14 +88,14 @@ def _path(session: Session, deadline: Deadline) -> list[str]:
 
 def _tables(
     session: Session, names: Sequence[str], near: Sequence[str], role: str | None, deadline: Deadline
-) -> list[Table]:
+) -> list[ToolTable]:
     """Return the tables with these names; those in the schemas `near` and in the tools' own schemas come first."""
     own = sorted({one.schema for one in BY_NAME.values() if one.schema})
     sql = ";\n".join((*our_state(role), _tables_sql(names, [*near, *own], role)))
     return [_table(row) for row in session.query(sql, deadline)[-1]]
 
 
-def known(session: Session, role: str | None, deadline: Deadline) -> tuple[str, Table] | None:
+def known(session: Session, role: str | None, deadline: Deadline) -> tuple[str, ToolTable] | None:
     """Return which tool has its history in the database, and where, or None. Called in an open transaction."""
     path = _path(session, deadline)
     tables = _tables(session, _names(), path, role, deadline)
@@ -109,7 +109,7 @@ def known(session: Session, role: str | None, deadline: Deadline) -> tuple[str, 
     return None
 
 
-def choose(adopt: Adopt, tables: Sequence[Table], path: Sequence[str]) -> Table | None:
+def choose(adopt: Adopt, tables: Sequence[ToolTable], path: Sequence[str]) -> ToolTable | None:
     """Return the first table along the `path` with the tool's name. Raises ConfigurationError, like `find`."""
     tool = BY_NAME[adopt.tool]
     name = adopt.table or tool.table
@@ -130,14 +130,14 @@ def choose(adopt: Adopt, tables: Sequence[Table], path: Sequence[str]) -> Table 
     return None
 
 
-def _for_a_new_schema(adopt: Adopt, tool: Tool, path: Sequence[str]) -> str:
+def _for_a_new_schema(adopt: Adopt, tool: AdoptableTool, path: Sequence[str]) -> str:
     """Return, as the end of a sentence, what to do if the tool has no table here yet."""
     if adopt.by_hand:
         return "there is nothing to adopt: just start."
     return f"MIGRATION_ADOPT={adopt.tool}:{foreign(path[0])}.{tool.table} (or unset it)." if path else "unset it."
 
 
-def read(session: Session, adopt: Adopt, table: Table, deadline: Deadline) -> list[Row]:
+def read(session: Session, adopt: Adopt, table: ToolTable, deadline: Deadline) -> list[Row]:
     """Return the rows of the tool's table, in the form that its `decide` takes. Called in an open transaction."""
     return session.query(BY_NAME[adopt.tool].sql(table.quoted, table.columns), deadline)[-1]
 
@@ -162,10 +162,10 @@ def _tables_sql(names: Collection[str], schemas: Sequence[str], role: str | None
     )
 
 
-def _table(row: Row) -> Table:
+def _table(row: Row) -> ToolTable:
     schema, name, plain, usable, readable, owner, is_trusted, columns, filtered = row
     yes = "t"
-    return Table(
+    return ToolTable(
         schema or "",
         name or "",
         plain == yes,
@@ -178,7 +178,7 @@ def _table(row: Row) -> Table:
     )
 
 
-def _refuse_unfit(tool: Tool, table: Table, by_place: dict[tuple[str, str], Table]) -> None:
+def _refuse_unfit(tool: AdoptableTool, table: ToolTable, by_place: dict[tuple[str, str], ToolTable]) -> None:
     """Raise ConfigurationError if the table cannot be the tool's, or cannot be trusted."""
     whose = None
     if not tool.knows(table.columns) or not table.plain:
@@ -224,7 +224,7 @@ def _refuse_unfit(tool: Tool, table: Table, by_place: dict[tuple[str, str], Tabl
 _ELSEWHERE = "MIGRATION_ADOPT=TOOL:SCHEMA.TABLE, or entrypoint adopt --from TOOL --table SCHEMA.TABLE."
 
 
-def _refuse_misnamed(tool: Tool, name: str, usual: Sequence[Table | None]) -> None:
+def _refuse_misnamed(tool: AdoptableTool, name: str, usual: Sequence[ToolTable | None]) -> None:
     """Raise ConfigurationError if the configured table does not exist, but the tool's usual one is in the same schema.
 
     A new schema has neither, whatever name is configured.
@@ -237,7 +237,7 @@ def _refuse_misnamed(tool: Tool, name: str, usual: Sequence[Table | None]) -> No
         )
 
 
-def _refuse_other_place(adopt: Adopt, tool: Tool, tables: Sequence[Table], anew: str) -> None:
+def _refuse_other_place(adopt: Adopt, tool: AdoptableTool, tables: Sequence[ToolTable], anew: str) -> None:
     """Raise ConfigurationError if there is such a table outside the connection's search_path."""
     always = {one.schema for one in BY_NAME.values()}
     others = [
@@ -256,7 +256,9 @@ def _refuse_other_place(adopt: Adopt, tool: Tool, tables: Sequence[Table], anew:
         )
 
 
-def _refuse_other_tool(adopt: Adopt, tool: Tool, tables: Sequence[Table], path: Sequence[str], anew: str) -> None:
+def _refuse_other_tool(
+    adopt: Adopt, tool: AdoptableTool, tables: Sequence[ToolTable], path: Sequence[str], anew: str
+) -> None:
     """Raise ConfigurationError if the history belongs to another tool."""
     names = {(table.schema, table.name) for table in tables}
     for name, other in BY_NAME.items():

@@ -8,7 +8,7 @@ file here. Versions have parts: 1 and 1.0 are the same.
 
 from __future__ import annotations
 
-from entrypoint.migration.adoption.history import History, Refusal
+from entrypoint.migration.adoption.history import History, Obstacle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def decide(rows: Sequence[Row], here: Collection[str]) -> History:
     failed = [version or script for version, _, script, success, _ in rows if success != "t"]
     if failed:
         return History(
-            refusal=Refusal(
+            refusal=Obstacle(
                 f"{failed[0]} is recorded there as failed",
                 "Check what that migration did, correct the schema, and have Flyway forget the attempt: flyway "
                 "repair. Then start again.",

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
 
-class Refusal(NamedTuple):
+class Obstacle(NamedTuple):
     """Why a history cannot be adopted, and what to do about it."""
 
     message: str
@@ -23,7 +23,7 @@ class History(NamedTuple):
     """The applied versions that have a file here, spelled as in the files' `origin`."""
     unknown: tuple[str, ...] = ()
     """The applied versions without a file here, as the tool spells them."""
-    refusal: Refusal | None = None
+    refusal: Obstacle | None = None
     checksums: Mapping[str, str] = {}
     """The checksums of applied versions, if the tool records them."""
 

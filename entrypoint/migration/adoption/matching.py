@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from entrypoint.database.answers import Row
-    from entrypoint.migration.adoption.finding import Table
+    from entrypoint.migration.adoption.finding import ToolTable
     from entrypoint.migration.adoption.history import History
     from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.script.files import MigrationFile
@@ -54,7 +54,7 @@ class Origins(NamedTuple):
 class Adoption(NamedTuple):
     """What to record."""
 
-    table: Table
+    table: ToolTable
     files: tuple[MigrationFile, ...]
     """The files that are applied there and not recorded as completed here."""
     recorded: int
@@ -91,7 +91,7 @@ def origins(tool: str, files: Iterable[MigrationFile], *, by_hand: bool = False)
     return Origins(tool, found, tuple(faulty), by_hand)
 
 
-def weigh(here: Origins, table: Table, theirs: Sequence[Row], ours: Sequence[LedgerRow]) -> Adoption:
+def weigh(here: Origins, table: ToolTable, theirs: Sequence[Row], ours: Sequence[LedgerRow]) -> Adoption:
     """Return what to record, from the rows of the tool's table and of our ledger.
 
     Raises HistoryRefusedError if the history cannot be adopted, and MigrationFilesError if an applied migration has no
@@ -111,7 +111,7 @@ def weigh(here: Origins, table: Table, theirs: Sequence[Row], ours: Sequence[Led
     return Adoption(table, new, len(applied) - len(new), _differing(here, history, new))
 
 
-def _without_files(here: Origins, table: Table, history: History) -> MigrationFilesError:
+def _without_files(here: Origins, table: ToolTable, history: History) -> MigrationFilesError:
     tool, shown = here.tool, BY_NAME[here.tool].shown
     versions = tuple(map(foreign, history.unknown))
     if here.faulty:

@@ -12,7 +12,7 @@ sqlx: `_sqlx_migrations (version, description, installed_on, success, checksum, 
 
 from __future__ import annotations
 
-from entrypoint.migration.adoption.history import History, Refusal, matched
+from entrypoint.migration.adoption.history import History, Obstacle, matched
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def decide_golang_migrate(rows: Sequence[Row], here: Collection[str]) -> History
         return History()
     if len(rows) > 1:
         return History(
-            refusal=Refusal(
+            refusal=Obstacle(
                 f"its table has {len(rows)} rows, but golang-migrate keeps only one",
                 "Find out which version the schema is at, and tell golang-migrate: migrate force VERSION.",
             )
@@ -49,7 +49,7 @@ def decide_golang_migrate(rows: Sequence[Row], here: Collection[str]) -> History
     version, dirty = int(rows[0][0] or 0), rows[0][1] == "t"
     if dirty:
         return History(
-            refusal=Refusal(
+            refusal=Obstacle(
                 f"version {version} is dirty: golang-migrate started a migration, up or down, and has not finished it "
                 "(yet)",
                 "It may be running right now: wait until it ends, then start again. If it is not running, check what "
@@ -67,7 +67,7 @@ def decide_sqlx(rows: Sequence[Row], here: Collection[str]) -> History:
     failed = [version for version, success, _ in rows if success != "t"]
     if failed:
         return History(
-            refusal=Refusal(
+            refusal=Obstacle(
                 f"version {failed[0]} is recorded there as not successful (yet)",
                 "sqlx may be running it right now: wait until it ends, then start again. If it is not running, check "
                 "what that migration did, correct the schema, and then either DELETE FROM _sqlx_migrations WHERE "
@@ -87,7 +87,7 @@ def _odd(rows: Sequence[Row], tool: str) -> History | None:
         if flag not in ("t", "f") or not (version or "").removeprefix("-").isdecimal():
             shown = ", ".join("NULL" if value is None else value for value in (version, flag))
             return History(
-                refusal=Refusal(
+                refusal=Obstacle(
                     f"its table has a row ({shown}) that {tool} would not write",
                     f"Find out what happened to that table, and correct the row the way {tool} would have written it. "
                     "Then start again.",

@@ -6,7 +6,7 @@ failed or is running; `migrate resolve` decides. The checksum is SHA-256 of the 
 
 from __future__ import annotations
 
-from entrypoint.migration.adoption.history import History, Refusal, matched
+from entrypoint.migration.adoption.history import History, Obstacle, matched
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def decide(rows: Sequence[Row], here: Collection[str]) -> History:
     failed = [name for name, finished, back, _ in rows if finished != "t" and back != "t"]
     if failed:
         return History(
-            refusal=Refusal(
+            refusal=Obstacle(
                 f"{failed[0]} was started there, and has neither finished nor been rolled back",
                 "Prisma may be running it right now: wait until it ends, then start again. If it is not running, "
                 "check what that migration did, correct the schema, and tell Prisma: prisma migrate resolve "

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.adoption.history import History
 
 
-class Tool(NamedTuple):
+class AdoptableTool(NamedTuple):
     """A tool and its table."""
 
     shown: str
@@ -24,9 +24,9 @@ class Tool(NamedTuple):
     query: str
     decide: Callable[[Sequence[Row], Collection[str]], History]
     schema: str | None = None
-    """The schema of its table; None: it is along the connection's search_path."""
+    """The schema of its table; None if it is somewhere along the connection's search_path."""
     exactly: bool = False
-    """Whether the table has only these columns, because other tools have one of that name with more."""
+    """Whether the table must have no other columns, because other tools' tables of that name have more."""
     query_with_names: str = ""
     """The query, if there is a column `name`."""
 
@@ -45,35 +45,43 @@ def _columns(names: str) -> frozenset[str]:
 
 
 BY_NAME = {
-    "goose": Tool(
+    "goose": AdoptableTool(
         "goose", "goose_db_version", _columns("id version_id is_applied"), numbered.GOOSE, numbered.decide_goose
     ),
-    "dbmate": Tool("dbmate", "schema_migrations", _columns("version"), listed.VERSIONS, listed.decide, exactly=True),
-    "sql-migrate": Tool("sql-migrate", "gorp_migrations", _columns("id applied_at"), listed.IDS, listed.decide),
-    "golang-migrate": Tool(
+    "dbmate": AdoptableTool(
+        "dbmate", "schema_migrations", _columns("version"), listed.VERSIONS, listed.decide, exactly=True
+    ),
+    "sql-migrate": AdoptableTool(
+        "sql-migrate", "gorp_migrations", _columns("id applied_at"), listed.IDS, listed.decide
+    ),
+    "golang-migrate": AdoptableTool(
         "golang-migrate",
         "schema_migrations",
         _columns("version dirty"),
         numbered.GOLANG_MIGRATE,
         numbered.decide_golang_migrate,
     ),
-    "flyway": Tool(
+    "flyway": AdoptableTool(
         "Flyway",
         "flyway_schema_history",
         _columns("installed_rank version type script checksum success"),
         flyway.QUERY,
         flyway.decide,
     ),
-    "sqlx": Tool("sqlx", "_sqlx_migrations", _columns("version success checksum"), numbered.SQLX, numbered.decide_sqlx),
-    "diesel": Tool("diesel", "__diesel_schema_migrations", _columns("version run_on"), listed.VERSIONS, listed.decide),
-    "prisma": Tool(
+    "sqlx": AdoptableTool(
+        "sqlx", "_sqlx_migrations", _columns("version success checksum"), numbered.SQLX, numbered.decide_sqlx
+    ),
+    "diesel": AdoptableTool(
+        "diesel", "__diesel_schema_migrations", _columns("version run_on"), listed.VERSIONS, listed.decide
+    ),
+    "prisma": AdoptableTool(
         "Prisma",
         "_prisma_migrations",
         _columns("migration_name finished_at rolled_back_at started_at checksum"),
         prisma.QUERY,
         prisma.decide,
     ),
-    "drizzle": Tool(
+    "drizzle": AdoptableTool(
         "Drizzle",
         "__drizzle_migrations",
         _columns("id hash created_at"),
@@ -82,7 +90,7 @@ BY_NAME = {
         schema="drizzle",
         query_with_names=drizzle.QUERY_WITH_NAMES,
     ),
-    "supabase": Tool(
+    "supabase": AdoptableTool(
         "Supabase",
         "schema_migrations",
         _columns("version"),

@@ -12,12 +12,12 @@ from entrypoint.migration.ledger.rows import begin_look
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.session import Session
-    from entrypoint.migration.adoption.finding import Table
+    from entrypoint.migration.adoption.finding import ToolTable
 
 _PATIENCE = 5.0
 
 
-def other_history(session: Session, role: str | None) -> tuple[str, Table] | None:
+def other_history(session: Session, role: str | None) -> tuple[str, ToolTable] | None:
     """Return which tool has its history here, and where. It is only for a hint, so an error counts as none."""
     patience = Deadline(_PATIENCE)
     found = None

@@ -44,7 +44,7 @@ _LEAST_LOOK = 0.2
 
 
 class Adopter:
-    """Takes over a tool's history. The files are read once, however often the database is."""
+    """Takes over a tool's history. Reads the files once, and the database as often as needed."""
 
     def __init__(self, assignment: Assignment, adopt: Adopt) -> None:
         """Read the origins of the files. Raises MigrationFilesError if two files have the same origin."""
@@ -76,7 +76,7 @@ class Adopter:
                 if not classify.may_pass(error.sqlstate) or deadline.remaining() < _PAUSE + _LEAST_LOOK:
                     raise self._unreadable(session, error) from error
                 if not told:
-                    self._tell_in_the_way(error)
+                    self._log_waiting(error)
                 told = True
                 pause(_PAUSE)
             finally:
@@ -90,7 +90,7 @@ class Adopter:
             "End it or wait for it, then start again.",
         )
 
-    def _tell_in_the_way(self, error: StatementError) -> None:
+    def _log_waiting(self, error: StatementError) -> None:
         logs.event(
             logs.WARNING,
             "adopt.waiting",

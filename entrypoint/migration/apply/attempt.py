@@ -1,4 +1,4 @@
-"""The task that every attempt at a migration, up or down, gets; and how it reports that PostgreSQL rejected it."""
+"""A migration as the task of its attempts, up or down, and the error for one that PostgreSQL rejected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from entrypoint.migration.ledger.walk import note
 from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.script.prepare import not_in_a_down_migration
 from entrypoint.migration.script.report import render
-from entrypoint.migration.script.units import cut, stop
+from entrypoint.migration.script.units import stop, units_of
 from entrypoint.records import NamedTuple
 from entrypoint.secret_patterns import may_hold_password
 
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     _T = TypeVar("_T")
 
     class Opening(TypedDict):
-        """Those arguments of `Lease.open` that depend on the migration."""
+        """The arguments of `Lease.open` that depend on the migration."""
 
         statement: str
         lock_timeout_ms: int
 
 
-# How many seconds we wait longer than PostgreSQL's own timeouts, so that its answer, which has details, comes first.
+# We wait this many seconds longer than PostgreSQL's own timeouts, so that its answer, which has details, comes first.
 GRACE = 0.5
 
 _NOTICE_LEVELS = {"WARNING": logs.WARNING, "DEBUG": logs.DEBUG}
@@ -72,7 +72,8 @@ _IN_A_MIGRATION = {
     UNSAFE_NEW_ENUM_VALUE_USAGE: ": use it in the next migration, or put `-- entrypoint: no-transaction` at the top of "
     "the file.",
 }
-# In a file that runs outside a transaction: between its own BEGIN and COMMIT, or in a transaction of ours.
+# In a file that runs outside a transaction: for a statement between its own BEGIN and COMMIT, and for one in a
+# transaction of ours.
 _IN_A_BLOCK = ": move it out of the BEGIN … COMMIT block."
 _IN_A_UNIT = {
     INVALID_TRANSACTION_TERMINATION: ", and all the other statements of this file do: run the procedure with CALL, "
@@ -121,7 +122,7 @@ class Task(NamedTuple):
 
     @property
     def limit(self) -> Deadline:
-        """How long the server may take for our statements after the file's: less, so that its answer comes first."""
+        """How long the server may take for our statements after the file: less than `patience`, to answer first."""
         return Deadline(self.deadline.remaining() + GRACE / 2)
 
     @property
@@ -171,12 +172,12 @@ class Task(NamedTuple):
         return is_in(self.lease.place, self.migration.file.number)
 
     @property
-    def still(self) -> str:
-        """What remains true if this attempt fails, in words."""
+    def what_remains(self) -> str:
+        """What remains true if this attempt fails, as a clause."""
         return f"migration {self.migration.file.number} is still applied" if self.reverse else "it is still pending"
 
     @property
-    def again(self) -> str:
+    def next_try(self) -> str:
         """When it is tried again, as a sentence. A start never runs a down migration."""
         if self.reverse:
             return "No start runs it. Once the cause is fixed, run entrypoint rollback again."
@@ -262,7 +263,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         ours = writing.is_not_written(error) or writing.are_gone(error)
         self._hidden = where is not None and not ours and may_hold_password(migration.statement_at(where))
         if self._hidden:
-            # Already here, because `failure` is not the only place that shows it.
+            # Here, and not in `failure`, which is not the only place that shows it.
             error.hide()
 
     @property
@@ -359,12 +360,12 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         advice = self._migration.advice
         if self._unit is None or advice.transactional:
             return 0, ()
-        units = cut(advice.body, advice)
+        units = units_of(advice.body, advice)
         return next(index for index, unit in enumerate(units) if unit.number == self._unit.number), units
 
     @property
     def _by_hand(self) -> str:
-        """The same in SQL; empty if the row says which units are committed, as they would run again without it."""
+        """How to delete the row by hand; empty if it says which units are committed, as they would run again."""
         if not self._migration.advice.transactional and self._units[0]:
             return ""
         number = self._migration.file.number

@@ -11,7 +11,7 @@ from entrypoint.migration.ledger import reading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from entrypoint.backup.programs import Found
+    from entrypoint.backup.programs import PgDump
     from entrypoint.database.session import Session
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.ledger.place import Place
@@ -30,10 +30,10 @@ class BackupFirst:
         """Take backups into `directory`."""
         self._assignment = assignment
         self._directory = directory
-        self._program: Found | None = None
+        self._program: PgDump | None = None
         self._taken = False
 
-    def make_ready(self, session: Session, place: Place) -> Found:
+    def make_ready(self, session: Session, place: Place) -> PgDump:
         """Find out in advance what would prevent a backup. Raises BackupFailedError."""
         try:
             self._directory = store.check_directory(self._directory)
@@ -52,7 +52,7 @@ class BackupFirst:
             return
         worker = lease.worker
         program = self._program or self.make_ready(worker, lease.place)
-        order = dump.Order(
+        order = dump.BackupOrder(
             directory=self._directory,
             parameters=worker.parameters(),
             version=version or 0,

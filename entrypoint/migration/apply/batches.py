@@ -56,7 +56,7 @@ _OFTEN = 3
 _TOO_LONG, _AT_LEAST = 20, 10.0
 
 
-class Batches:
+class BatchRunner:
     """Runs one migration batch by batch. It keeps its state over all attempts on one session."""
 
     def __init__(
@@ -105,11 +105,11 @@ class Batches:
         key = self._key
         while True:
             while not self._walk.over:
-                self._one(key)
+                self._next_batch(key)
             if self._walk.turn >= self._batch.passes:
                 break
             self._between.writers(key, self._batch.table)
-            self._turn(key)
+            self._begin_pass(key)
         self._complete()
 
     def end(self) -> None:
@@ -143,7 +143,7 @@ class Batches:
             # If another session has locked the table, look closely enough to see it before our wait for the lock ends.
             task.watcher.look_closely(task.ddl_lock_timeout_ms / 1000)
             self._show(key, backend_pid)
-            self._walk = self._first_turn(key, self._walk)
+            self._walk = self._with_end_of_pass(key, self._walk)
             if self._walk.last is not None:
                 self._ends(key, self._walk)
             self._commit_walk(self._walk)
@@ -162,20 +162,20 @@ class Batches:
             )
         return key
 
-    def _first_turn(self, key: Key, walk: Walk) -> Walk:
+    def _with_end_of_pass(self, key: Key, walk: Walk) -> Walk:
         """Return the walk with the key at which this pass through the table ends. Rows after it are not included."""
         rows = self._query(key.last())[-1]
         return walk._replace(cursor=None, last=_values(rows[0]) if rows else None, met=0, total=key.table.rows)
 
-    def _turn(self, key: Key) -> None:
+    def _begin_pass(self, key: Key) -> None:
         """Begin the next pass through the table."""
         self._open(self._patience)
         self._query(keys.AS_TEXT)
-        self._commit_walk(self._first_turn(key, self._walk._replace(turn=self._walk.turn + 1)))
+        self._commit_walk(self._with_end_of_pass(key, self._walk._replace(turn=self._walk.turn + 1)))
 
     # One batch.
 
-    def _one(self, key: Key) -> None:
+    def _next_batch(self, key: Key) -> None:
         """Run the next batch, or pause if other sessions are in the way. First wait for standbys if needed."""
         signals.raise_received()
         self._between.standbys(self._batch.max_replica_lag)

@@ -63,7 +63,7 @@ class Between:
                     max_lag_bytes=allowed,
                 )
             self.show(f"waiting for a standby: {waits}")
-            self._see_whether_to_go_on(f"It was waiting for a standby: {waits}")
+            self._check(f"It was waiting for a standby: {waits}")
             pause(min(_LOOK_EVERY, self._task.deadline.remaining()))
         if not lag.known and not self._told_of_lag:
             self._told_of_lag = True
@@ -100,7 +100,7 @@ class Between:
                 )
             left_open = f"when the transactions that have written to {table} have ended: {pids}"
             self.show(f"the next pass starts {left_open}")
-            self._see_whether_to_go_on(f"The next pass was to start {left_open}")
+            self._check(f"The next pass was to start {left_open}")
             pause(min(_LOOK_EVERY / 4, self._task.deadline.remaining()))
             now = self._query(ask)[-2]
             left = [one for one in first if one in now]
@@ -112,7 +112,7 @@ class Between:
             self.show(f"pausing for {seconds:.1f} s between batches")
         end = self._task.deadline.within(seconds)
         while not end.passed():
-            self._see_whether_to_go_on()
+            self._check()
             pause(min(end.remaining(), _LOOK_EVERY))
             if not end.passed():
                 self._query("SELECT 1")
@@ -124,7 +124,7 @@ class Between:
             self._walk = board.activity.walk
         board.activity = Activity(file.name, 0, self._began, now, 1, 1, None, retry=why, walk=self._walk)
 
-    def _see_whether_to_go_on(self, why: str = "") -> None:
+    def _check(self, why: str = "") -> None:
         signals.raise_received()
         if self._task.deadline.passed():
             raise self._out_of_time(why)

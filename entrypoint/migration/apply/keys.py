@@ -81,7 +81,7 @@ class Column(NamedTuple):
     """The columns that it is generated from; empty if it is not generated."""
 
 
-class Part(NamedTuple):
+class IndexColumn(NamedTuple):
     """How an index sorts one of its columns."""
 
     number: str
@@ -100,7 +100,7 @@ class Index(NamedTuple):
     name: str
     valid: bool
     partial: bool
-    parts: tuple[Part, ...]
+    parts: tuple[IndexColumn, ...]
 
 
 class Unfit(NamedTuple):
@@ -115,7 +115,7 @@ class Key(NamedTuple):
 
     table: Table
     columns: tuple[Column, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[IndexColumn, ...]
 
     @property
     def ground(self) -> tuple[str, ...]:
@@ -262,7 +262,7 @@ def read(
     for row in indexes:
         index, valid, partial, number, default, own, descending, *operators = (value or "" for value in row)
         before = found.get(index, Index(index, valid == "t", partial == "t", ()))
-        part = Part(
+        part = IndexColumn(
             number,
             default == "t",
             own == "t",

@@ -258,12 +258,12 @@ class Leader:
         )
 
     def _find_initial(self, plan: Plan) -> None:
-        """Find out what the rows must record so that the next start continues with a new database as this one began."""
+        """Find out what the rows must record so that a later start treats a new database as this one does."""
         late = frozenset(file.number for file in plan.pending if rollout_of(file).after)
         self._initial, self._ends_initial = what_is_initial(plan, late)
 
     def _make_room(self, number: int) -> None:
-        """Make sure that the ledger accepts this number. The database is only asked for the first long one."""
+        """Make sure that the ledger accepts this number. The database is asked only about the first long one."""
         if not self._has_room and are_long([number]):
             make_room(self._assignment, self._lease, [number], self._clocks.turn_to())
             self._has_room = True
@@ -353,14 +353,14 @@ class Leader:
                 )
                 task = self._as_units(task, f"PostgreSQL refused it as one transaction, {error.sqlstate}")
         if task.migration.advice.batched:
-            from entrypoint.migration.apply.batches import Batches  # only for such a file
+            from entrypoint.migration.apply.batches import BatchRunner  # only for such a file
 
-            batches = Batches(task, lambda waited: self._out_of_time(task, waited), self._remember)
+            batches = BatchRunner(task, lambda waited: self._out_of_time(task, waited), self._remember)
             try:
                 return self._attempt_until(task, batches.attempt, batches.trace)
             finally:
                 batches.end()
-        steps = outside.Steps(task)
+        steps = outside.UnitRunner(task)
         try:
             return self._attempt_until(task, steps.attempt, steps.trace)
         finally:
@@ -589,7 +589,7 @@ class Leader:
             "Exclude those two tables from what the file truncates, deletes or drops; or keep them in a separate "
             "schema (MIGRATION_SCHEMA)."
         )
-        fate = f", and {task.still}" if task.reverse else " and recorded as failed"
+        fate = f", and {task.what_remains}" if task.reverse else " and recorded as failed"
         gone = self._gone(task)
         if gone == "":
             return MigrationFailedError(
@@ -603,7 +603,7 @@ class Leader:
         if gone and task.migration.advice.transactional:
             raise LedgerChangedError(
                 f"{file.name}: while it ran, another session changed schema_migrations: {rows}; what was not committed "
-                f"is rolled back, and {task.still if task.reverse else 'the file is still pending'}",
+                f"is rolled back, and {task.what_remains if task.reverse else 'the file is still pending'}",
                 remedy=_RECORD_AGAIN,
                 version=file.number,
                 file=file.name,
@@ -658,7 +658,7 @@ class Leader:
     def _plain_failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
         if task.reverse:
             again = "Correct the file, or whatever it ran into, and start again"
-            return refusal.failure(reverse=True, remedy=f"It was rolled back, and {task.still}. {again}.")
+            return refusal.failure(reverse=True, remedy=f"It was rolled back, and {task.what_remains}. {again}.")
         failure = refusal.failure()
         if refusal.error.sqlstate in TO_BE_DROPPED and self._assignment.directory.repeatables:
             failure.change = (
@@ -715,8 +715,8 @@ class Leader:
             return self._out_of_time(task)
         if lost.sqlstate is None or not classify.stopped_by_operator(lost.sqlstate):
             too_often = self._assignment.losses.note(spot, lost)
-            again = task.again if task.reverse else "Nothing was recorded as failed: the next start tries again."
-            return too_many(spot, lost, task.still, again) if too_often else lost
+            again = task.next_try if task.reverse else "Nothing was recorded as failed: the next start tries again."
+            return too_many(spot, lost, task.what_remains, again) if too_often else lost
         if self._lease.guard_lost_lately(_NOTICE):
             return self._lease.lost()
         patience = task.deadline.within(_RECONNECT_PATIENCE).remaining()
@@ -727,7 +727,8 @@ class Leader:
     def _stopped(self, task: Task, why: str, sqlstate: str) -> MigrationStoppedError:
         file = task.migration.file
         return MigrationStoppedError(
-            f"{file.name} was stopped by an operator: {why}; what was not committed is rolled back, and {task.still}",
+            f"{file.name} was stopped by an operator: {why}; what was not committed is rolled back, "
+            f"and {task.what_remains}",
             remedy="Start again when it is safe to run.",
             version=file.number,
             file=file.name,
@@ -966,8 +967,8 @@ def prevented(failure: MigrationFailedError, trouble: Trouble, task: Task) -> Mi
     return MigrationPreventedError(
         f"{failure.message} ({trouble.words})",
         report=failure.report,
-        remedy=f"{trouble.remedy} The file is not the cause. What was not committed is rolled back, and {task.still}. "
-        f"{task.again}",
+        remedy=f"{trouble.remedy} The file is not the cause. What was not committed is rolled back, and "
+        f"{task.what_remains}. {task.next_try}",
         **failure.fields,
     )
 

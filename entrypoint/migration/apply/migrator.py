@@ -116,14 +116,14 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
         result = Result(tuple(applied), contender.waited, current, repeated=tuple(repeated))
         if assignment.wanted is None or assignment.address is None:
             return result
-        from entrypoint.tool.leading import Tool
+        from entrypoint.tool.leading import ToolRunner
 
         def back_up() -> None:
             if backup_first is not None:
                 assignment.board.back_up()
                 backup_first.take(lease, current, reading.BACKUP, clocks.running)
 
-        tool = Tool(assignment, assignment.wanted, assignment.address, lease, clocks.turn_to())
+        tool = ToolRunner(assignment, assignment.wanted, assignment.address, lease, clocks.turn_to())
         performed, verdict = tool.perform(back_up)
         return result._replace(commanded=performed, verdict=verdict)
 

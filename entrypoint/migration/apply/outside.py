@@ -27,11 +27,10 @@ from entrypoint.migration.ledger.walk import walk_in
 from entrypoint.migration.script import strings
 from entrypoint.migration.script.calls import plain
 from entrypoint.migration.script.units import (
-    Runs,
+    MayHaveRun,
     Setting,
-    Stop,
+    StopPoint,
     Unit,
-    cut,
     goes_on_at,
     left_in_session,
     needs_its_session,
@@ -39,6 +38,7 @@ from entrypoint.migration.script.units import (
     repeatable,
     stop,
     stopped_at,
+    units_of,
     without_stop,
 )
 from entrypoint.redaction import foreign
@@ -75,7 +75,7 @@ def refuse_behind_pooler(prepared: Iterable[Prepared], session: Session, place: 
             remedy=_DIRECTLY,
         )
     for one in others:
-        if why := needs_its_session(one.advice.body, cut(one.advice.body, one.advice)):
+        if why := needs_its_session(one.advice.body, units_of(one.advice.body, one.advice)):
             raise ConfigurationError(
                 f"{one.file.name} runs as units ({one.advice.units}), and {why}. That needs a direct connection, and "
                 "this one goes through a pooler; nothing in the file was run",
@@ -83,7 +83,7 @@ def refuse_behind_pooler(prepared: Iterable[Prepared], session: Session, place: 
             )
 
 
-class Steps:
+class UnitRunner:
     """Runs one migration unit by unit. It keeps its state over all attempts on one session.
 
     Between the units, and between attempts, the session stays as the file has left it. Our own statements run in
@@ -96,7 +96,7 @@ class Steps:
         self._worker = task.lease.worker
         self._place = task.lease.place
         self._count = len(task.migration.advice.statements)
-        self._units = cut(task.migration.advice.body, task.migration.advice)
+        self._units = units_of(task.migration.advice.body, task.migration.advice)
         self._began = time.monotonic()
         self._started = False
         self._next = 0
@@ -164,7 +164,7 @@ class Steps:
                 self._go_on(stopped, message or "")
         self._started = True
 
-    def _go_on(self, stopped: Stop, message: str) -> None:
+    def _go_on(self, stopped: StopPoint, message: str) -> None:
         """Continue where the file failed, now that it is fixed; from the beginning if earlier statements changed."""
         advice, file = self._task.migration.advice, self._task.migration.file
         index = goes_on_at(advice.body, advice, self._units, stopped)
@@ -232,7 +232,7 @@ class Steps:
         for setting in left.settings:
             self._send(setting, self._units[index].number)
 
-    def _changed_by_function(self, runs: Iterable[Runs]) -> int | None:
+    def _changed_by_function(self, runs: Iterable[MayHaveRun]) -> int | None:
         """Return the number of the first statement that called a function which may have changed the session."""
         runs = [run for run in runs if run.calls or run.names]
         if not runs:
@@ -463,7 +463,7 @@ class Steps:
         fence is enough, because every unit runs in a transaction.
         """
         task = self._task
-        statement = session_state.aside(begin, self._timeouts(), self._lent, lend)
+        statement = session_state.begin_aside(begin, self._timeouts(), self._lent, lend)
         then = (self._session_lock, *transactions.session_survival(self._worker.server_version))
         if self._pooled:
             statement, then = begin, session_state.FRESH if inside else ()

@@ -30,7 +30,7 @@ _PATIENCE = 30.0
 _ITS_OWN_TIME = "-- entrypoint: timeout"
 
 
-class Repeated(NamedTuple):
+class AppliedRepeatables(NamedTuple):
     """The files that were applied in one transaction."""
 
     names: tuple[str, ...]
@@ -47,7 +47,9 @@ class Repeater(Leader):
 
     _files: Mapping[str, Repeatable] = {}
 
-    def repeat(self, prepared: Sequence[Prepared], kept: frozenset[int], refreshed: Collection[str]) -> Repeated:
+    def repeat(
+        self, prepared: Sequence[Prepared], kept: frozenset[int], refreshed: Collection[str]
+    ) -> AppliedRepeatables:
         """Apply those of the `prepared` files that are due, in this order. If it raises, none is applied.
 
         `prepared`: all repeatable files. `kept`: the migrations whose rows must still exist afterwards. `refreshed`:
@@ -56,7 +58,7 @@ class Repeater(Leader):
         """
         repeats, directory = self._assignment.repeats, self._assignment.directory
         if repeats is None:
-            return Repeated((), 0.0)
+            return AppliedRepeatables((), 0.0)
         due = {file.name: file for file in self._judged(repeats).due}
         due |= {
             file.name: file for file in directory.repeatables if file.name in repeats.forced or file.name in refreshed
@@ -64,7 +66,7 @@ class Repeater(Leader):
         self._files, self._kept = due, kept
         migrations = [one for one in prepared if name_of(one) in due]
         if not migrations:
-            return Repeated((), 0.0)
+            return AppliedRepeatables((), 0.0)
         began = time.monotonic()
         self._assignment.board.pending = self._assignment.board.done + len(migrations)
         with self._watcher(migrations) as watcher:
@@ -84,7 +86,7 @@ class Repeater(Leader):
                 for one in migrations
             ]
             self._until_committed(tasks)
-        done = Repeated(tuple(task.migration.file.name for task in tasks), time.monotonic() - began)
+        done = AppliedRepeatables(tuple(task.migration.file.name for task in tasks), time.monotonic() - began)
         logs.event(
             logs.INFO,
             "repeatable.applied",

@@ -1,6 +1,6 @@
 """Finds out whether our transaction was still open when a statement of a migration failed.
 
-Nothing is retried or recorded before that is known. A file may have ended our transaction in a way that no parser can
+Until that is known, nothing is retried or recorded. A file may have ended our transaction in a way that no parser can
 see, and what it committed then stays committed, whatever the next statement reports.
 """
 
@@ -58,7 +58,7 @@ class Trace:
 
 
 def roll_back(worker: Session, trace: Trace) -> bool | None:
-    """Roll back; tell whether part of the file is committed nevertheless, or None if the server does not say.
+    """Roll back; tell whether part of the file is committed all the same, or None if the server does not say.
 
     The rollback and the question are one message, which a pooler may send to any backend. If our transaction is still
     open, so that the backend is certainly ours, this also releases the session's advisory locks, as no rollback does.
@@ -119,7 +119,7 @@ def file_ended_transaction(task: Task, refusal: Refused | None = None) -> Migrat
         worker.query("RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL", Deadline(2 * GRACE))
     except (StatementError, EntrypointError):
         worker.abandon()
-    unrecorded = task.still if task.reverse else "it is not recorded as applied"
+    unrecorded = task.what_remains if task.reverse else "it is not recorded as applied"
     what = f"{ENDED_TRANSACTION}; part of it was committed, and {unrecorded}"
     remedy = "Remove COMMIT and ROLLBACK from the file, undo what it did by hand, and start again."
     if refusal is None:

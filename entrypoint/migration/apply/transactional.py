@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.apply.attempt import Task
     from entrypoint.migration.apply.standing import Trace
     from entrypoint.migration.script.scanner import Statement
-    from entrypoint.migration.script.strings import Reading
+    from entrypoint.migration.script.strings import StringReading
     from entrypoint.migration.script.text import Text
 
 # About how many characters of a file are sent in one message.
@@ -83,7 +83,7 @@ def execute(
         if doubtful or (rehearsal and not advice.parsed):
             return _send_one_by_one(task, trace, backend_pid)
         if isinstance(source, str):
-            pieces = cut(source, statements, advice.readings, len(source) if rehearsal else _PIECE)
+            pieces = cut_into_pieces(source, statements, advice.readings, len(source) if rehearsal else _PIECE)
         else:
             pieces = tuple(Piece(part.start, part.end, part.first, part.after) for part in source.parts)
         return all(_send(task, piece, trace, backend_pid) == trace.transaction_id for piece in pieces)
@@ -189,8 +189,8 @@ class Piece(NamedTuple):
     """How many statements there are up to its end."""
 
 
-def cut(
-    body: str, statements: Sequence[Statement], readings: Sequence[Reading] = strings.STANDARD, size: int = _PIECE
+def cut_into_pieces(
+    body: str, statements: Sequence[Statement], readings: Sequence[StringReading] = strings.STANDARD, size: int = _PIECE
 ) -> tuple[Piece, ...]:
     """Cut a file between statements into pieces of about `size` characters, each with one way to read its strings.
 

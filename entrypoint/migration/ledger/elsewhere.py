@@ -41,7 +41,7 @@ _NAMED = re.compile(
 _EACH = re.compile(_NAME)
 
 
-class Others(NamedTuple):
+class OtherLedgers(NamedTuple):
     """The schemas with a table `schema_migrations` that has our columns and that we may read."""
 
     near: tuple[str, ...]
@@ -109,17 +109,19 @@ def _texts(files: Iterable[MigrationFile]) -> Iterable[str]:
             yield opened.read()
 
 
-def find(session: Session, place: Place, role: str | None, deadline: Deadline) -> Others:
+def find(session: Session, place: Place, role: str | None, deadline: Deadline) -> OtherLedgers:
     """Return the other schemas with a ledger that we may read, without reading it."""
     # Most databases have no other table of that name, and planning the full query takes five times as long.
     if not ask(session, role, deadline, (_ANY_TABLE,))[0]:
-        return Others((), ())
+        return OtherLedgers((), ())
     path, *_, tables = ask(
         session, role, deadline, (*walk(None), path_sql(), *our_state(role), _tables_sql(place.schema))
     )[len(walk(None)) :]
     near = {"public", *(name for (name,) in path)}
     schemas = [name or "" for (name,) in tables]
-    return Others(tuple(name for name in schemas if name in near), tuple(name for name in schemas if name not in near))
+    return OtherLedgers(
+        tuple(name for name in schemas if name in near), tuple(name for name in schemas if name not in near)
+    )
 
 
 _ANY_TABLE = "SELECT FROM pg_class WHERE relname = 'schema_migrations' LIMIT 1"

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from entrypoint.command import Command
     from entrypoint.database.answers import Row
     from entrypoint.deadline import Deadline
-    from entrypoint.migration.ledger.place import Connection, Place
+    from entrypoint.migration.ledger.place import Place, Queryable
 
 
 def find(
-    session: Connection, schema: str | None, deadline: Deadline, role: str | None = None, command: Command | None = None
+    session: Queryable, schema: str | None, deadline: Deadline, role: str | None = None, command: Command | None = None
 ) -> Place:
     """Find our tables, in `schema` or along the connection's default search_path.
 
@@ -53,14 +53,14 @@ _ABOUT = (
 )
 
 
-def find_at(session: Connection, schema: str, deadline: Deadline, role: str | None, command: Command | None) -> Place:
+def find_at(session: Queryable, schema: str, deadline: Deadline, role: str | None, command: Command | None) -> Place:
     """Find our tables in the schema where they were before, in one round trip. Otherwise like `find`."""
     parts = [_ABOUT, *walk(schema), tables_sql(schema, role, command), _untrusted_code_sql(schema, role, command)]
     about, *_, relations, strangers = in_transaction(session, parts, deadline)
     return _with_intrusion(_described(about[0], relations, schema, command), strangers)
 
 
-def find_made(session: Connection, place: Place, role: str | None, deadline: Deadline) -> Place:
+def find_made(session: Queryable, place: Place, role: str | None, deadline: Deadline) -> Place:
     """Find our tables in `place`, where we have just created them. Otherwise like `find_at`.
 
     Nothing was there before, so no one else's code can be attached to them. Asking about that would take the server
@@ -97,7 +97,7 @@ def _with_intrusion(place: Place, strangers: Sequence[Row]) -> Place:
     return place
 
 
-def find_again(session: Connection, place: Place, schema: str | None, deadline: Deadline, role: str | None) -> Place:
+def find_again(session: Queryable, place: Place, schema: str | None, deadline: Deadline, role: str | None) -> Place:
     """Look at `place` again. If there was a ledger, look only there; otherwise search again."""
     if place.founded:
         return find_at(session, place.schema, deadline, role, place.command)
@@ -161,7 +161,7 @@ WHERE NOT {harmless("y.typowner", role)}
 ORDER BY 1, 2"""
 
 
-def refuse_strangers(session: Connection, place: Place, role: str | None, deadline: Deadline) -> None:
+def refuse_strangers(session: Queryable, place: Place, role: str | None, deadline: Deadline) -> None:
     """Raise ForeignLedgerError if something that is not ours has a name that we would create or replace.
 
     Runs in an open transaction. Our objects, and those of the earlier system, are recognized by the columns or result

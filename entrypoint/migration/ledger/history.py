@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from entrypoint.command import Command
     from entrypoint.database.answers import Row
     from entrypoint.deadline import Deadline
-    from entrypoint.migration.ledger.place import Connection, Place
+    from entrypoint.migration.ledger.place import Place, Queryable
 
 
 def queries(place: Place, command: Command) -> tuple[str, ...]:
@@ -114,12 +114,12 @@ def _which(state: Sequence[str]) -> str:
     )
 
 
-def read(session: Connection, place: Place, command: Command, role: str | None, deadline: Deadline) -> Runs:
+def read(session: Queryable, place: Place, command: Command, role: str | None, deadline: Deadline) -> Runs:
     """Read the tool's recorded runs and the digest of its history, in one round trip. Raises StatementError."""
     return as_runs(ask(session, role, deadline, queries(place, command)))
 
 
-def names_of(session: Connection, place: Place, number: int, role: str | None, deadline: Deadline) -> frozenset[str]:
+def names_of(session: Queryable, place: Place, number: int, role: str | None, deadline: Deadline) -> frozenset[str]:
     """Return the names of the inputs of run `number`. Raises StatementError."""
     query = (
         "SELECT name FROM pg_catalog.jsonb_array_elements_text("

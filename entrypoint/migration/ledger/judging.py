@@ -11,13 +11,13 @@ from entrypoint.redaction import foreign, without_addresses
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.deadline import Deadline
-    from entrypoint.migration.ledger.place import Connection, Place
+    from entrypoint.migration.ledger.place import Place, Queryable
     from entrypoint.migration.ledger.runs import Runs
     from entrypoint.migration.ledger.verdict import Verdict, Wanted
 
 
 def judge_on(
-    session: Connection, place: Place, wanted: Wanted, role: str | None, deadline: Deadline
+    session: Queryable, place: Place, wanted: Wanted, role: str | None, deadline: Deadline
 ) -> tuple[Verdict, Runs]:
     """Read the tool's recorded runs, and decide whether it has to run. Raises StatementError."""
     found = history.read(session, place, wanted.command, role, deadline)

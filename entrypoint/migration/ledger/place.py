@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from entrypoint.database.answers import Row
     from entrypoint.deadline import Deadline
 
-    class Connection(Protocol):
+    class Queryable(Protocol):
         """What can run queries: a Session, or libpq itself."""
 
         def query(self, sql: str, deadline: Deadline, /) -> list[list[Row]]:
@@ -90,7 +90,7 @@ class Place(NamedTuple):
     read_only: bool = False
     """Whether transactions are read-only by default."""
     command: Command | None = None
-    """Another migration tool whose runs are recorded there, too, or instead."""
+    """Another migration tool whose runs are recorded there, in addition to our files or instead of them."""
     commands: dict[str, str] | None = None
     """The columns of `migration_commands`; empty if there is no such table, None if not asked."""
     intrusion: str = ""
@@ -156,7 +156,7 @@ def columns_in(array: str) -> dict[str, str]:
 
 
 def find_tables(
-    session: Connection, schema: str | None, deadline: Deadline, role: str | None = None
+    session: Queryable, schema: str | None, deadline: Deadline, role: str | None = None
 ) -> tuple[Place | None, bool]:
     """Find only the tables, in `schema` or along the path, for a look that leads to nothing more.
 

@@ -28,7 +28,7 @@ _SEQUENCE = """(
       AND d.refobjid = c.oid AND NOT pg_catalog.has_sequence_privilege(w.who, s.oid, 'USAGE, UPDATE') LIMIT 1)"""
 
 
-class Table(NamedTuple):
+class OurTable(NamedTuple):
     """One of our tables that exists."""
 
     name: str
@@ -43,7 +43,7 @@ class Table(NamedTuple):
     """Whether its owner is a superuser: that role should not be granted to anybody."""
 
 
-class Facts(NamedTuple):
+class PrivilegeFacts(NamedTuple):
     """What PostgreSQL says about a role and our tables. All names are quoted where SQL needs it."""
 
     login: str
@@ -58,12 +58,12 @@ class Facts(NamedTuple):
     schema_exists: bool
     uses: bool
     creates: bool
-    tables: tuple[Table, ...]
+    tables: tuple[OurTable, ...]
     superuser: bool = False
     """Whether the role is a superuser."""
 
 
-def grants(facts: Facts, *, reading: bool) -> list[str]:
+def grants(facts: PrivilegeFacts, *, reading: bool) -> list[str]:
     """Return the statements that give the role what it lacks; none if it lacks nothing that we know of.
 
     `reading`: whether it only has to read.
@@ -98,7 +98,9 @@ def grants(facts: Facts, *, reading: bool) -> list[str]:
     return found
 
 
-def ask(session: Session, schema: str | None, role: str | None, deadline: Deadline, *, reading: bool) -> Facts | None:
+def ask(
+    session: Session, schema: str | None, role: str | None, deadline: Deadline, *, reading: bool
+) -> PrivilegeFacts | None:
     """Roll back the open transaction, and ask PostgreSQL in a new one; None if there is no answer."""
     try:
         session.rollback(deadline)
@@ -108,12 +110,12 @@ def ask(session: Session, schema: str | None, role: str | None, deadline: Deadli
         # Report the earlier refusal, not this error.
         return None
     tables = tuple(
-        Table(name or "", owner or "", owned == "t", permitted == "t", sequence or "", of_superuser == "t")
+        OurTable(name or "", owner or "", owned == "t", permitted == "t", sequence or "", of_superuser == "t")
         for *_, name, owner, owned, permitted, sequence, of_superuser in (row, *rest)
         if name
     )
     login, who, takes, database, creates_schemas, name, exists, uses, creates, superuser = row[:10]
-    return Facts(
+    return PrivilegeFacts(
         login or "", who or "", takes == "t", database or "", creates_schemas == "t",
         name or "", exists == "t", uses == "t", creates == "t", tables, superuser == "t",
     )  # fmt: skip

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from entrypoint.database.answers import Row
     from entrypoint.deadline import Deadline
-    from entrypoint.migration.ledger.place import Connection
+    from entrypoint.migration.ledger.place import Queryable
 
 # What the lock's row shows instead of a file's name while the holder takes a backup.
 BACKUP = "backup"
@@ -154,7 +154,7 @@ class Reading(NamedTuple):
     """The sessions that hold the lock's keys. A contender holds the guard's key shared for an instant."""
 
 
-def look(session: Connection, place: Place, role: str | None, deadline: Deadline, *, contending: bool) -> Look:
+def look(session: Queryable, place: Place, role: str | None, deadline: Deadline, *, contending: bool) -> Look:
     """Read the ledger in one round trip; if `contending`, also the lock's row and whether the lock is free.
 
     Keeps no locks. Raises StatementError with SQLSTATE 55P03 if another session has locked the tables.
@@ -163,7 +163,7 @@ def look(session: Connection, place: Place, role: str | None, deadline: Deadline
     return _look(session, place, role, deadline, free)
 
 
-def is_free(session: Connection, place: Place, deadline: Deadline) -> bool:
+def is_free(session: Queryable, place: Place, deadline: Deadline) -> bool:
     """Tell whether the guard's lock is free, with a single statement that reads no table and keeps no lock.
 
     Raises StatementError and ConnectionLostError.
@@ -171,7 +171,7 @@ def is_free(session: Connection, place: Place, deadline: Deadline) -> bool:
     return session.query(glance(place), deadline)[0][0][0] == "t"
 
 
-def look_on(session: Connection, place: Place, role: str | None, deadline: Deadline) -> Look:
+def look_on(session: Queryable, place: Place, role: str | None, deadline: Deadline) -> Look:
     """Read what a contender reads, without taking the lock even shared.
 
     On a standby, the lock looks free because the primary's locks cannot be seen. Raises what `look` does.
@@ -180,7 +180,7 @@ def look_on(session: Connection, place: Place, role: str | None, deadline: Deadl
 
 
 def look_at_holder(
-    session: Connection, place: Place, role: str | None, deadline: Deadline
+    session: Queryable, place: Place, role: str | None, deadline: Deadline
 ) -> tuple[LockRow | None, Guardian | None, bool]:
     """Read the lock's row, who holds the guard's lock, and whether the server is running out of connections.
 
@@ -191,7 +191,7 @@ def look_at_holder(
     return as_lock(rows), found[0] if found else None, crowd[0][0] == "t"
 
 
-def read(session: Connection, place: Place, schema: str | None, role: str | None, deadline: Deadline) -> Reading:
+def read(session: Queryable, place: Place, schema: str | None, role: str | None, deadline: Deadline) -> Reading:
     """Read what `look_on` reads and all details, and check whether the tables are still as in `place`.
 
     `schema` is what `find` was given; if there was no ledger, the whole search_path is searched again. The check comes
@@ -221,7 +221,7 @@ def read(session: Connection, place: Place, schema: str | None, role: str | None
     )
 
 
-def _look(session: Connection, place: Place, role: str | None, deadline: Deadline, free: str | None) -> Look:
+def _look(session: Queryable, place: Place, role: str | None, deadline: Deadline, free: str | None) -> Look:
     """Read the ledger. If there is a condition `free`, also read the lock's row and evaluate the condition."""
     about_lock = () if free is None else (_lock_row_sql(place), f"SELECT {free}")
     *found, rows = ask(session, role, deadline, (*about_lock, ledger_query(place, later=True)))

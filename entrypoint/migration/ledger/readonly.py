@@ -46,7 +46,7 @@ class Stored(NamedTuple):
     on: bool
 
 
-class Facts(NamedTuple):
+class ReadOnlyFacts(NamedTuple):
     """What PostgreSQL says about itself and our session. Names are quoted where SQL needs it."""
 
     standby: bool
@@ -68,7 +68,7 @@ class Facts(NamedTuple):
         return self.on and self.source == "session"
 
 
-def remedy(facts: Facts) -> str:
+def remedy(facts: ReadOnlyFacts) -> str:
     """Return where the setting comes from, and what to do about it."""
     # Once one value is reset, the next one applies.
     resets = [stored.source for stored in takewhile(lambda stored: stored.on, facts.stored)]
@@ -98,7 +98,7 @@ def remedy(facts: Facts) -> str:
     )
 
 
-def _stored_remedy(facts: Facts, sources: list[str]) -> str:
+def _stored_remedy(facts: ReadOnlyFacts, sources: list[str]) -> str:
     names = {"login": facts.login, "database": facts.database}
     places = " and ".join(_FOR_WHOM[source].format(**names) for source in sources)
     # If there are several, a superuser may change them all.
@@ -110,7 +110,7 @@ def _stored_remedy(facts: Facts, sources: list[str]) -> str:
     )
 
 
-def _configured(facts: Facts) -> str:
+def _configured(facts: ReadOnlyFacts) -> str:
     reload = "SELECT pg_reload_conf()"
     if not facts.file:
         # ALTER SYSTEM overrides postgresql.conf.
@@ -127,7 +127,7 @@ def _configured(facts: Facts) -> str:
     )
 
 
-def ask(session: Session, deadline: Deadline) -> Facts | None:
+def ask(session: Session, deadline: Deadline) -> ReadOnlyFacts | None:
     """Roll back the open transaction, and ask PostgreSQL in a new one; None if there is no answer."""
     try:
         session.rollback(deadline)
@@ -138,7 +138,7 @@ def ask(session: Session, deadline: Deadline) -> Facts | None:
         return None
     standby, setting, source, file, line, login, database = row[:7]
     stored = tuple(Stored(where, on == "t") for *_, where, on in (row, *rest) if where)
-    return Facts(
+    return ReadOnlyFacts(
         standby == "t", setting == "on", source or "", file or "", line or "", login or "", database or "", stored
     )
 

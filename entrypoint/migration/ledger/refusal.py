@@ -88,7 +88,7 @@ def read_only(message: str, sqlstate: str | None = None) -> ReadOnlyError:
     )
 
 
-def _read_only(facts: readonly.Facts | None, message: str, sqlstate: str | None) -> ReadOnlyError:
+def _read_only(facts: readonly.ReadOnlyFacts | None, message: str, sqlstate: str | None) -> ReadOnlyError:
     refused = read_only(message, sqlstate)
     if facts is None:
         name = readonly.SETTING

@@ -42,7 +42,7 @@ class Text(NamedTuple):
     application_version: str | None = None
 
 
-class Failure(NamedTuple):
+class FailedText(NamedTuple):
     """One row: a text that PostgreSQL has refused. The next start tries it again."""
 
     id: int
@@ -58,10 +58,10 @@ class Known(NamedTuple):
     """Everything recorded about repeatable files."""
 
     texts: tuple[Text, ...] = ()
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[FailedText, ...] = ()
     """At most one for each file: the latest."""
 
-    def failure_of(self, file: Repeatable) -> Failure | None:
+    def failure_of(self, file: Repeatable) -> FailedText | None:
         """Return the failure of this file, if it failed with its current text."""
         return next((one for one in self.failures if (one.name, one.checksum) == (file.name, file.checksum)), None)
 
@@ -146,10 +146,10 @@ def failures_query(place: Place) -> str:
     )
 
 
-def as_failures(rows: Sequence[Row]) -> tuple[Failure, ...]:
+def as_failures(rows: Sequence[Row]) -> tuple[FailedText, ...]:
     """Return the failures from the answer to `failures_query`."""
     return tuple(
-        Failure(int(number or 0), name or "", checksum or "", at, version, message or "")
+        FailedText(int(number or 0), name or "", checksum or "", at, version, message or "")
         for number, name, checksum, at, version, message in rows
     )
 

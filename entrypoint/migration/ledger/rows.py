@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from entrypoint.database.answers import Row
     from entrypoint.deadline import Deadline
-    from entrypoint.migration.ledger.place import Connection, Place
+    from entrypoint.migration.ledger.place import Place, Queryable
 
 COMPLETED = "completed"
 FAILED = "failed"
@@ -36,7 +36,7 @@ class LedgerRow(NamedTuple):
     """In a new database: up to this number, files with `phase = after` run with the others. None once that is done."""
 
 
-def ask(session: Connection, role: str | None, deadline: Deadline, parts: Sequence[str]) -> list[list[Row]]:
+def ask(session: Queryable, role: str | None, deadline: Deadline, parts: Sequence[str]) -> list[list[Row]]:
     """Run queries in one round trip, in a transaction that does not wait long for locks; return the rows of each."""
     try:
         return session.query(";\n".join((*begin_look(role, deadline), *parts, "COMMIT")), deadline)[

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from entrypoint.command import Command
     from entrypoint.database.answers import Row
     from entrypoint.deadline import Deadline
-    from entrypoint.migration.ledger.place import Connection, Place
+    from entrypoint.migration.ledger.place import Place, Queryable
 
     History = tuple[str, str]
     """One of the tool's tables: its schema and its name."""
@@ -108,7 +108,7 @@ def as_rows(answer: Sequence[Row]) -> tuple[Run, ...]:
 
 
 def find_tables(
-    session: Connection, schema: str | None, deadline: Deadline, role: str | None, command: Command
+    session: Queryable, schema: str | None, deadline: Deadline, role: str | None, command: Command
 ) -> tuple[Place | None, tuple[History, ...] | None]:
     """Find our tables as `place.find_tables` does, and the tool's history tables in the same statement.
 

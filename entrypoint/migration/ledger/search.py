@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from entrypoint.command import Command
     from entrypoint.database.answers import Row
     from entrypoint.deadline import Deadline
-    from entrypoint.migration.ledger.place import Connection
+    from entrypoint.migration.ledger.place import Queryable
 
 
 def find_tables(
-    session: Connection, schema: str | None, deadline: Deadline, role: str | None = None, command: Command | None = None
+    session: Queryable, schema: str | None, deadline: Deadline, role: str | None = None, command: Command | None = None
 ) -> Place | None:
     """Find only the tables, for a look that leads to nothing more; None if there is no ledger.
 
@@ -42,7 +42,7 @@ def find_tables(
 
 
 def may_make(
-    session: Connection, place: Place, schema: str | None, role: str | None, prologue: str, deadline: Deadline
+    session: Queryable, place: Place, schema: str | None, role: str | None, prologue: str, deadline: Deadline
 ) -> bool:
     """Open a transaction with `prologue`, and tell whether to create a ledger in `place`.
 
@@ -62,7 +62,7 @@ def may_make(
     return place.schema_exists and not found.founded and (found.schema, found.lock) == (place.schema, place.lock)
 
 
-def in_transaction(session: Connection, parts: Sequence[str], deadline: Deadline) -> list[list[Row]]:
+def in_transaction(session: Queryable, parts: Sequence[str], deadline: Deadline) -> list[list[Row]]:
     """Run queries in one round trip, in a read-only transaction; return the rows of each."""
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
     try:

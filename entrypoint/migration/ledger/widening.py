@@ -1,4 +1,4 @@
-"""Change the column `migration_number` to bigint: when that is needed, what prevents it, and how. Pure functions.
+"""Change the column `migration_number` to bigint: when to, what prevents it, and how. Pure functions.
 
 The column stays integer until a number does not fit. Some drivers, node-postgres for example, return bigint as text,
 and replicas of the earlier system read this table (docs/decisions/0032).
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LARGEST_INTEGER = 2**31 - 1
 
 
-class Column(NamedTuple):
+class NumberColumn(NamedTuple):
     """What the catalogs say about the column."""
 
     narrow: bool
@@ -40,17 +40,17 @@ def are_long(numbers: Iterable[int]) -> bool:
     return any(number > LARGEST_INTEGER for number in numbers)
 
 
-def read_column(rows: Sequence[Row]) -> Column:
+def read_column(rows: Sequence[Row]) -> NumberColumn:
     """Return the column's facts from the answer to `question`."""
     found: dict[str | None, list[str]] = {}
     for kind, text in rows:
         found.setdefault(kind, []).append(text or "")
-    return Column(
+    return NumberColumn(
         "narrow" in found, tuple(found.get("in the way", ())), "view" in found, tuple(found.get("afterwards", ()))
     )
 
 
-def refuse_what_is_in_the_way(place: Place, column: Column) -> None:
+def refuse_what_is_in_the_way(place: Place, column: NumberColumn) -> None:
     """Raise ConfigurationError if PostgreSQL would not change the column's type."""
     if column.in_the_way:
         raise ConfigurationError(
@@ -63,7 +63,7 @@ def refuse_what_is_in_the_way(place: Place, column: Column) -> None:
         )
 
 
-def change(place: Place, column: Column) -> str:
+def change(place: Place, column: NumberColumn) -> str:
     """Return the statements that make the column bigint, in an open transaction.
 
     The view comes first. A session that reads it locks it before the table; in the opposite order, the two would

@@ -27,11 +27,11 @@ from entrypoint.migration.ledger.place import TABLES
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.tables import nothing_is_there
 from entrypoint.migration.lock import locked
-from entrypoint.migration.lock.patience import Patience
+from entrypoint.migration.lock.patience import ClockStopper
 from entrypoint.migration.lock.takeover import Streak, try_acquire
 from entrypoint.migration.lock.waiting import (
     LOOK_PATIENCE,
-    Line,
+    KeptConnection,
     News,
     pause_behind_a_fence,
     pause_between_glances,
@@ -67,12 +67,12 @@ class Contender:
         `regardless`: take the lock even if nothing is pending, because an operator wants to change the ledger.
         """
         self._assignment = assignment
-        self._line = Line(assignment.target, assignment.connect_timeout, session)
+        self._line = KeptConnection(assignment.target, assignment.connect_timeout, session)
         self._place = place
         self._regardless = regardless
         self._clocks = assignment.clocks
         self._pooled = place is not None and 0 != place.backend_pid != session.login_pid
-        self._patience = Patience(assignment.clocks, assignment.lock, assignment.apply, assignment.role)
+        self._patience = ClockStopper(assignment.clocks, assignment.lock, assignment.apply, assignment.role)
         self._refused = False
         """Whether the server had no connection for us; from then on we connect only for each look."""
         self._times_dropped = 0
@@ -208,7 +208,7 @@ class Contender:
         logs.event(logs.WARNING, "lock.waiter_disconnected", f"{error.message}; connecting again")
 
     def _timed_out(self) -> LockTimeoutError:
-        waited = self._assignment.lock.timeout + self._clocks.stood
+        waited = self._assignment.lock.timeout + self._clocks.stopped
         if self._locked is not None:
             return locked.timed_out(self._locked, waited)
         return words.timed_out(self._seen, waited, self._assignment.apply.timeout, self._patience.stranger)
@@ -270,7 +270,7 @@ class Contender:
         return locked.who_locks(session, self._place, TABLES[1:]) or None
 
     def _weigh_locked(self, error: StatementError) -> None:
-        """Do the same if the ledger could not be read or written: the holder itself may have locked it."""
+        """Do what `_weigh` does if the ledger could not be read or written: the holder itself may have locked it."""
         session = self._line.session
         try:
             if session is not None and session.usable:

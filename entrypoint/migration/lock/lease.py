@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.lock.guard import Guard
 
-    class Prepared(Protocol):
+    class PreparedStatements(Protocol):
         """Statements that have been prepared in the worker's session."""
 
         @property
@@ -150,7 +150,7 @@ class Lease:
         lock_timeout_ms: int,
         statement: str,
         then: Sequence[str] = (),
-        prepared: Prepared | None = None,
+        prepared: PreparedStatements | None = None,
     ) -> str:
         """Return what `open` sends. Of its results, the fence's is the only one with two columns."""
         if prepared is not None:

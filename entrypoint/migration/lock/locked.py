@@ -1,4 +1,4 @@
-"""When the ledger's tables are locked: which sessions have locked them, and the error when the waiting time is up."""
+"""When the ledger's tables are locked: which sessions have locked them, and the error for a wait that took too long."""
 
 from __future__ import annotations
 

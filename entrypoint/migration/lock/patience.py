@@ -25,7 +25,7 @@ _BELIEVE = 10.0
 _PATIENCE = 5.0
 
 
-class Patience:
+class ClockStopper:
     """Stops the clock while a holder of ours is alive and within its time, unless the user has set the timeout."""
 
     def __init__(self, clocks: Clocks, lock: LockPolicy, apply: ApplyPolicy, role: str | None) -> None:
@@ -46,7 +46,7 @@ class Patience:
     def forget(self) -> None:
         """Let the clock run, because the lock is free or there is nothing worth waiting for."""
         self._asked, self.stranger, self.crowded = float("-inf"), None, False
-        self._clocks.stand(0.0)
+        self._clocks.stop_for(0.0)
 
     def weigh(self, session: Session, place: Place, token: str | None = None) -> None:
         """Ask who holds the guard's lock: every few seconds at most, or whenever the row's `token` changes.
@@ -70,7 +70,7 @@ class Patience:
             arrived, self._arriving = guardian.pid == self._arriving, guardian.pid
             guardian = guardian if arrived else None
         self.stranger = guardian if left is None and (row is None or not row.legacy) else None
-        self._clocks.stand(0.0 if left is None or self._lock.hard else min(left, _BELIEVE))
+        self._clocks.stop_for(0.0 if left is None or self._lock.hard else min(left, _BELIEVE))
 
 
 def time_left(row: LockRow | None, guardian: Guardian | None, apply_timeout: float) -> float | None:

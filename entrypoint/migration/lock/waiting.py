@@ -63,7 +63,7 @@ def time_for_a_look(deadline: Deadline, least: float = LEAST) -> Deadline:
     return Deadline(max(least, min(LOOK_PATIENCE, deadline.remaining())))
 
 
-class Line:
+class KeptConnection:
     """One connection, kept between two looks and opened again when it is lost."""
 
     def __init__(self, target: Target, connect_timeout: float, session: Session | None = None) -> None:

@@ -48,8 +48,8 @@ class Wait(NamedTuple):
 class Waits:
     """The time that one transaction has spent waiting for locks while others waited behind it.
 
-    It is measured from outside, in samples. A wait that begins and ends between two samples is missed; for others, the
-    time after the last sample is. So the sum is never larger than the real time.
+    It is measured from outside, in samples. A wait that begins and ends between two samples is missed, and so is
+    the rest of a wait after its last sample. So the sum is never larger than the real time.
     """
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ from entrypoint.migration.ledger.repeated import read_known
 from entrypoint.migration.lock.contender import Contender
 from entrypoint.migration.operator.trial import NeedsCommitError, Trial
 from entrypoint.migration.script.prepare import prepare, prepare_repeatables, refreshed_by, refuse_unknown_refresh
-from entrypoint.migration.script.units import cut
+from entrypoint.migration.script.units import units_of
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
@@ -187,7 +187,7 @@ def _known_by_name(migration: Prepared) -> tuple[str, ...] | None:
     A unique index can be needed without its name, by ON CONFLICT and foreign keys.
     """
     made: list[str] = []
-    for unit in cut(migration.advice.body, migration.advice):
+    for unit in units_of(migration.advice.body, migration.advice):
         if unit.words[:3] == ("CREATE", "INDEX", "CONCURRENTLY") and unit.built_index is not None:
             made.append(unit.built_index[0].strip('"'))
         elif unit.words[:1] not in _LEAVE_NOTHING:
@@ -245,7 +245,7 @@ class Rehearser(Leader):
             seen: Seen = {}
             while tasks:
                 try:
-                    seen = self._until_it_ran(tasks, rehearsed)
+                    seen = self._rehearse_with_retries(tasks, rehearsed)
                     break
                 except NeedsCommitError as needs:
                     needing = tasks[needs.index].migration.file.name
@@ -281,7 +281,7 @@ class Rehearser(Leader):
         """Record nothing, unlike a real start."""
         return adopter.foresee(self._worker, plan) or plan
 
-    def _until_it_ran(self, tasks: list[Task], rehearsed: list[Rehearsed]) -> Seen:
+    def _rehearse_with_retries(self, tasks: list[Task], rehearsed: list[Rehearsed]) -> Seen:
         """Rehearse, starting over after temporary errors; return the locks and which file took each first."""
         attempt = 1
         while True:

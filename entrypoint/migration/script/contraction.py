@@ -36,7 +36,7 @@ _KEYS = ("_pkey", "_key")
 _MADE_AGAIN = ("VIEW", "FUNCTION", "PROCEDURE", "TRIGGER")
 
 
-class Kind(NamedTuple):
+class ContractionKind(NamedTuple):
     """What such a statement does, the linter's rules that report it, and what to do instead."""
 
     what: str
@@ -44,42 +44,42 @@ class Kind(NamedTuple):
     recipe: str
 
 
-DROPS_TABLE = Kind(
+DROPS_TABLE = ContractionKind(
     "drops a table",
     ("ban-drop-table",),
     f"Stop using it in this release, and drop it in a file with {_LATER}.",
 )
-DROPS_COLUMN = Kind(
+DROPS_COLUMN = ContractionKind(
     "drops a column",
     ("ban-drop-column",),
     f"Stop using it in this release, and drop it in a file with {_LATER}.",
 )
-CHANGES_TYPE = Kind(
+CHANGES_TYPE = ContractionKind(
     "changes a column's type",
     ("changing-column-type",),
     f"Add a column of the new type, keep both in sync, and drop the old one in a file with {_LATER}.",
 )
-RENAMES = Kind(
+RENAMES = ContractionKind(
     "renames a table or a column",
     ("renaming-column", "renaming-table"),
     f"Add the new name alongside the old one (a column, a view), and drop the old one in a file with {_LATER}.",
 )
-MOVES = Kind(
+MOVES = ContractionKind(
     "renames or moves an object",
     ("renaming-object", "ban-set-schema"),
     f"Create the object under the new name as well, and drop the old one in a file with {_LATER}.",
 )
-TRUNCATES = Kind(
+TRUNCATES = ContractionKind(
     "empties a table",
     (),
     f"Do it in a file with {_LATER}, once nothing writes to the table any more.",
 )
-FORBIDS_NULL = Kind(
+FORBIDS_NULL = ContractionKind(
     "forbids NULL in a column",
     ("adding-not-nullable-field",),
     f"First make every release write it; then SET NOT NULL in a file with {_LATER}, after a validated CHECK.",
 )
-DROPS_KEY = Kind(
+DROPS_KEY = ContractionKind(
     "drops a key",
     ("ban-drop-constraint",),
     f"ON CONFLICT and foreign keys rely on it: create the new one first, and drop the old one in a file with {_LATER}.",
@@ -92,7 +92,7 @@ class Contraction(NamedTuple):
     """A statement that belongs after the rollout."""
 
     statement: Statement
-    kind: Kind
+    kind: ContractionKind
 
 
 def contractions(text: str, statements: Sequence[Statement]) -> tuple[Contraction, ...]:
@@ -120,7 +120,7 @@ def _created(words: tuple[str, ...]) -> set[str]:
     return set()
 
 
-def _kinds(words: tuple[str, ...]) -> Iterator[tuple[str, Kind]]:
+def _kinds(words: tuple[str, ...]) -> Iterator[tuple[str, ContractionKind]]:
     """Yield what a statement does, after the name of the table or other object that it changes."""
     if words[:2] == ("DROP", "TABLE"):
         place = behind(words, 2, "IF", "EXISTS")
@@ -137,7 +137,7 @@ def _kinds(words: tuple[str, ...]) -> Iterator[tuple[str, Kind]]:
         yield from _altered(words)
 
 
-def _altered(words: tuple[str, ...]) -> Iterator[tuple[str, Kind]]:
+def _altered(words: tuple[str, ...]) -> Iterator[tuple[str, ContractionKind]]:
     size = 2 if words[1:2] in (("MATERIALIZED",), ("FOREIGN",)) else 1
     what = " ".join(words[1 : 1 + size])
     if what not in _RENAMED:
@@ -152,7 +152,7 @@ def _altered(words: tuple[str, ...]) -> Iterator[tuple[str, Kind]]:
             yield name, kind
 
 
-def _kind(action: tuple[str, ...]) -> Kind | None:
+def _kind(action: tuple[str, ...]) -> ContractionKind | None:
     """Return what one action of an ALTER takes away; None if nothing."""
     if action[:1] == ("RENAME",):
         return None if action[1:2] == ("CONSTRAINT",) else RENAMES
@@ -163,13 +163,13 @@ def _kind(action: tuple[str, ...]) -> Kind | None:
     return _of_drop(action) if action[:1] == ("DROP",) else None
 
 
-def _of_column(rest: tuple[str, ...]) -> Kind | None:
+def _of_column(rest: tuple[str, ...]) -> ContractionKind | None:
     if rest[:1] == ("TYPE",) or rest[:3] == ("SET", "DATA", "TYPE"):
         return CHANGES_TYPE
     return FORBIDS_NULL if rest[:3] == ("SET", "NOT", "NULL") else None
 
 
-def _of_drop(action: tuple[str, ...]) -> Kind | None:
+def _of_drop(action: tuple[str, ...]) -> ContractionKind | None:
     if action[1:2] != ("CONSTRAINT",):
         return DROPS_COLUMN
     name, place = named(action, behind(action, 2, "IF", "EXISTS"))

@@ -21,7 +21,7 @@ _LEAST_STACK = 8 << 20
 
 
 class SyntaxComplaint(NamedTuple):
-    """A syntax error found by PostgreSQL's parser. A newer server may accept the text nevertheless."""
+    """A syntax error found by PostgreSQL's parser. A newer server may still accept the text."""
 
     message: str
     offset: int

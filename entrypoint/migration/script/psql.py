@@ -73,7 +73,7 @@ _REMEDIES = {
 }
 
 
-class Command(NamedTuple):
+class PsqlCommand(NamedTuple):
     """A backslash command, and whether it is left out or refused."""
 
     start: int
@@ -98,7 +98,7 @@ class Command(NamedTuple):
         return f"\\{self.name} {self.variable}".rstrip()
 
 
-def read(text: str, start: int, line: int, *, first: bool) -> Command:
+def read(text: str, start: int, line: int, *, first: bool) -> PsqlCommand:
     """Return the command whose backslash is at `start`.
 
     `line`: the line of `start`. `first`: whether no SQL comes before it.
@@ -106,7 +106,7 @@ def read(text: str, start: int, line: int, *, first: bool) -> Command:
     named = _end(_NAME, text, start + 1)
     name, shown = text[start + 1 : named], text[start + 1 : _end(_SHOWN, text, start + 1)]
     if shown in (";", ":"):  # not commands: an escaped semicolon or colon, which psql passes on
-        return Command(start, start + 2, line, shown, _REMEDIES.get(shown, _REMOVE), "")
+        return PsqlCommand(start, start + 2, line, shown, _REMEDIES.get(shown, _REMOVE), "")
     end = _end(_ARGUMENTS, text, named)
     values = [_plain(argument) for argument in _ARGUMENT.findall(text, named, end)]
     if why := _why_not_needed(name, values, first=first):
@@ -116,12 +116,12 @@ def read(text: str, start: int, line: int, *, first: bool) -> Command:
     else:
         remedy = _remedy(name, values)
     if remedy:
-        return Command(start, _end(_LINE, text, start), line, shown, remedy, "")
+        return PsqlCommand(start, _end(_LINE, text, start), line, shown, remedy, "")
     variable = next(iter(values), None) if name == "set" else None
-    return Command(start, end, line, shown, "", why, variable or "")
+    return PsqlCommand(start, end, line, shown, "", why, variable or "")
 
 
-def blank(text: str, commands: Iterable[Command]) -> str:
+def blank(text: str, commands: Iterable[PsqlCommand]) -> str:
     """Return `text` with the commands replaced by spaces, so that offsets and lines stay the same."""
     parts: list[str] = []
     done = 0

@@ -21,7 +21,7 @@ _TAB = " "
 _NOT_SHOWN = "not shown: the statement may contain a password"
 
 
-class Spot(NamedTuple):
+class Position(NamedTuple):
     """A place in a file."""
 
     line: int
@@ -32,15 +32,15 @@ class Spot(NamedTuple):
     """The whole line."""
 
 
-def spot(text: Text, offset: int) -> Spot:
+def position_of(text: Text, offset: int) -> Position:
     """Return the place of a character `offset` in `text`."""
     offset = min(max(offset, 0), len(text))
     start = text.rfind("\n", 0, offset) + 1
     end = text.find("\n", offset)
-    return Spot(text.count("\n", 0, offset) + 1, offset - start, text[start : len(text) if end < 0 else end])
+    return Position(text.count("\n", 0, offset) + 1, offset - start, text[start : len(text) if end < 0 else end])
 
 
-def excerpt(place: Spot, *, caret: bool) -> list[str]:
+def excerpt(place: Position, *, caret: bool) -> list[str]:
     """Return the line at `place`, cut to a readable width, and below it a caret under its column if wanted."""
     line = place.text.replace("\t", _TAB)
     # Mask before cutting: half a password can no longer be recognized as one.
@@ -78,7 +78,7 @@ def render(
     if where is None:
         lines = [f"{filename}: {error.severity}:  {error.primary}"]
     else:
-        place = spot(text, where)
+        place = position_of(text, where)
         lines = [f"{filename}:{place.line}: {error.severity}:  {error.primary}"]
         if hidden:
             lines.append(f"LINE {place.line}: ({_NOT_SHOWN})")
@@ -98,7 +98,7 @@ def complain(text: str, statement: str, complaint: SyntaxComplaint) -> tuple[str
     """
     if may_hold_password(statement):
         return foreign(mask_quoted(complaint.message)), [f"LINE {complaint.line}: ({_NOT_SHOWN})"]
-    return foreign(complaint.message), excerpt(spot(text, complaint.offset), caret=True)
+    return foreign(complaint.message), excerpt(position_of(text, complaint.offset), caret=True)
 
 
 def outline(statement: str) -> str:

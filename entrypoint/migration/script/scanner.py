@@ -22,14 +22,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from entrypoint.migration.script.psql import Command
+    from entrypoint.migration.script.psql import PsqlCommand
 
 # Enough for the longest beginning that matters, which has 19:
 # ALTER TABLE IF EXISTS ONLY a.b.c * DETACH PARTITION a.b.c CONCURRENTLY
 WORD_LIMIT = 24
 
 ROW_STATEMENTS = {(word,) for word in ("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES", "WITH")}
-"""Statements that only read or write rows. Only their first word is kept: they are many, and nothing needs more."""
+"""Statements that only read or write rows. Only their first word is kept: they can be many, and nothing needs more."""
 
 _SPACE = " \t\n\r\f\v"
 _STARTS = "_'\"$/-"  # may begin a longer token, as letters and digits may
@@ -140,7 +140,7 @@ class Script(NamedTuple):
 
     statements: tuple[Statement, ...]
     faults: tuple[ScriptFault, ...]
-    commands: tuple[Command, ...]
+    commands: tuple[PsqlCommand, ...]
     """The psql commands that the file can do without."""
 
 
@@ -431,7 +431,7 @@ class _Scan:
         self.text = text
         self.statements: list[Statement] = []
         self.faults: list[ScriptFault] = []
-        self.commands: list[Command] = []
+        self.commands: list[PsqlCommand] = []
         self.counted = 0  # the lines before this offset are counted
         self.line = 1
         self.copy_data = True  # cleared when no end of COPY data is left in the text

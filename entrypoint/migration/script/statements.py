@@ -20,7 +20,7 @@ from entrypoint.migration.script.foreign import mark_in
 from entrypoint.migration.script.plain import is_plain
 from entrypoint.migration.script.scanner import ScriptFault, Statement, scan_without_commands, skip, words
 from entrypoint.migration.script.shapes import Kind, LeftOut
-from entrypoint.migration.script.strings import STANDARD, Reading, by_the_standard, escapes_at
+from entrypoint.migration.script.strings import STANDARD, StringReading, by_the_standard, escapes_at
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.batch import Placeholder
     from entrypoint.migration.script.directives import Directives
     from entrypoint.migration.script.parser import SyntaxComplaint
-    from entrypoint.migration.script.psql import Command
+    from entrypoint.migration.script.psql import PsqlCommand
     from entrypoint.migration.script.text import Text
 
 _REMEDY = 'leave transactions to this program, or write "-- entrypoint: no-transaction" above the first statement'
@@ -126,11 +126,11 @@ class Advice(NamedTuple):
     """In a file that runs statement by statement: the indices of each BEGIN and its COMMIT."""
     idle: tuple[int, ...] = ()
     """In such a file: the indices of each COMMIT and ROLLBACK without a BEGIN, which do nothing."""
-    readings: tuple[Reading, ...] = STANDARD
+    readings: tuple[StringReading, ...] = STANDARD
     """How its strings are read, and from where on."""
     odd_strings: bool = False
     r"""Whether some of its strings do not end where they would by the standard, such as `'it\\'s'`."""
-    commands: tuple[Command, ...] = ()
+    commands: tuple[PsqlCommand, ...] = ()
     """The psql commands that are left out."""
     units: str = ""
     """Why a file with its own transaction control runs as units without a directive for that; otherwise empty."""
@@ -299,7 +299,7 @@ def _is_simple(advice: Advice, kinds: list[Kind]) -> bool:
 
 
 def _in_its_shape(advice: Advice, kinds: list[Kind]) -> Advice:
-    """Leave out the file's transaction control if it can be one transaction nevertheless; otherwise find its units."""
+    """Leave out the file's transaction control if it can still be one transaction; otherwise find its units."""
     text, statements = advice.body, advice.statements
     in_units = _in_units(advice, kinds)
     if in_units.faults:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from entrypoint.migration.script.directives import Directives
     from entrypoint.migration.script.files import MigrationFile
-    from entrypoint.migration.script.psql import Command
+    from entrypoint.migration.script.psql import PsqlCommand
     from entrypoint.migration.script.scanner import Statement
 
 # The approximate size of a part in bytes; one with a single large statement is larger. Each part takes a round trip, so
@@ -269,7 +269,7 @@ class _Content:
         self._start = 0  # the offset of the next character
         self._declared: Directives | None = None  # until the first statement has been seen
         self._blanks: list[Span] = []
-        self._commands: list[Command] = []
+        self._commands: list[PsqlCommand] = []
         self._modes: list[str] = []  # transaction modes, from BEGIN and from SET TRANSACTION before any query
         self._no_query = True
         self._seen = False  # whether there was a statement

@@ -35,7 +35,7 @@ _VALUES = {
 }
 
 
-class Reading(NamedTuple):
+class StringReading(NamedTuple):
     """How strings are read from a place in the file onwards."""
 
     start: int
@@ -43,27 +43,27 @@ class Reading(NamedTuple):
     """Whether a backslash in an ordinary string begins an escape."""
 
 
-STANDARD = (Reading(0, escapes=False),)
+STANDARD = (StringReading(0, escapes=False),)
 
 
-def escapes_at(readings: Sequence[Reading], place: int) -> bool:
+def escapes_at(readings: Sequence[StringReading], place: int) -> bool:
     """Tell whether a string at this place is read with escapes."""
     return next(reading.escapes for reading in reversed(readings) if reading.start <= place)
 
 
-def setting(readings: Sequence[Reading], place: int) -> str:
+def setting(readings: Sequence[StringReading], place: int) -> str:
     """Return the value that `SETTING` must have while the server reads the statement at this place."""
     return "off" if escapes_at(readings, place) else "on"
 
 
-def by_the_standard(text: str, *, escapes: bool, alone: bool = False) -> tuple[str, tuple[Reading, ...]]:
+def by_the_standard(text: str, *, escapes: bool, alone: bool = False) -> tuple[str, tuple[StringReading, ...]]:
     """Return a text of the same length whose strings, read by the standard, end where those of `text` do; and how.
 
     The second value is how the strings of `text` are read, and from where on. `escapes`: how the session reads before
     the file changes it. `alone`: whether each statement runs in a separate transaction, so that SET LOCAL has no effect
     on the next. Returns `text` itself if there is no difference.
     """
-    initial = Reading(0, escapes)
+    initial = StringReading(0, escapes)
     if not escapes and not is_set(text):
         return text, (initial,)
     parts: list[str] = []
@@ -75,7 +75,7 @@ def by_the_standard(text: str, *, escapes: bool, alone: bool = False) -> tuple[s
         parts.append(rest[:end])
         if end is None:
             break
-        readings.append(Reading(begin + end, not now))
+        readings.append(StringReading(begin + end, not now))
     standard = "".join(parts)
     return (text if standard == text else standard), tuple(readings)
 

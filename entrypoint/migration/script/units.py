@@ -1,6 +1,6 @@
 """Cuts a file that does not run in one transaction into units that run one by one, and finds where to continue.
 
-Pure functions. Most statements of such a file can run in a transaction nevertheless, and do, each with an update of the
+Pure functions. Most statements of such a file can still run in a transaction, and do, each with an update of the
 ledger's row, so that a crash leaves no doubt about them. Only the others need a decision after a crash.
 """
 
@@ -127,7 +127,7 @@ class Setting(NamedTuple):
     sql: str
 
 
-class Runs(NamedTuple):
+class MayHaveRun(NamedTuple):
     """The functions and views that a statement may have run; names as in the catalog, without schemas."""
 
     number: int
@@ -145,11 +145,11 @@ class LeftInSession(NamedTuple):
     """The settings to repeat, in this order, in a new session."""
     unknown: int | None
     """The number of the first statement that may have left something unknown."""
-    runs: tuple[Runs, ...]
+    runs: tuple[MayHaveRun, ...]
     """What the other statements may have run; the catalog shows whether that left something."""
 
 
-def cut(text: str, advice: Advice) -> tuple[Unit, ...]:
+def units_of(text: str, advice: Advice) -> tuple[Unit, ...]:
     """Return the units of a file in order. A BEGIN … COMMIT in the file is one unit."""
     # Adding a value to an enum only needs a separate transaction.
     outside = {entry.statement for entry in advice.outside if entry.what != ADD_VALUE}
@@ -182,7 +182,7 @@ def reached(message: str, count: int) -> int | None:
     return int(match[1]) if match and int(match[2]) == count else None
 
 
-class Stop(NamedTuple):
+class StopPoint(NamedTuple):
     """Where a file stopped. The units before it are committed."""
 
     unit: int
@@ -206,10 +206,10 @@ def stop(text: str, advice: Advice, units: Sequence[Unit], index: int) -> str:
     )
 
 
-def stopped_at(message: str) -> Stop | None:
+def stopped_at(message: str) -> StopPoint | None:
     """Return where a file stopped, from its row's `message`; None if the message does not say."""
     found = _STOP.search(message)
-    return Stop(int(found[1]), int(found[2]), int(found[3]), int(found[4]), found[5]) if found else None
+    return StopPoint(int(found[1]), int(found[2]), int(found[3]), int(found[4]), found[5]) if found else None
 
 
 def without_stop(message: str) -> str:
@@ -224,7 +224,7 @@ def fingerprint(text: str, statements: Sequence[Statement]) -> str:
     return sha256_for(len(content))(content).hexdigest()
 
 
-def goes_on_at(text: str, advice: Advice, units: Sequence[Unit], stopped: Stop) -> int | None:
+def goes_on_at(text: str, advice: Advice, units: Sequence[Unit], stopped: StopPoint) -> int | None:
     """Return the index of the unit to continue at; None if the statements before it have changed."""
     before = advice.statements[: stopped.statement - 1]
     if fingerprint(text, before) != stopped.sha256:
@@ -248,7 +248,7 @@ def needs_its_session(text: str, units: Sequence[Unit]) -> str:
 def left_in_session(text: str, units: Sequence[Unit]) -> LeftInSession:
     """Return what `units`, which have all run, left in their session for those that follow."""
     settings: list[Setting] = []
-    runs: list[Runs] = []
+    runs: list[MayHaveRun] = []
     made: set[str] = set()
     unknown = None
     for unit in units:
@@ -265,7 +265,7 @@ def left_in_session(text: str, units: Sequence[Unit]) -> LeftInSession:
             elif not _NOT_OF_SESSION.issuperset(words[:1]) or _OF_SESSION.search(sql):
                 leaves = True
             elif _RUNS_FUNCTIONS.match(sql):
-                run = Runs(number, called(sql), named(sql))
+                run = MayHaveRun(number, called(sql), named(sql))
                 # A function that the file itself creates may no longer exist when the catalog is read.
                 leaves = not made.isdisjoint(run.calls)
                 runs.append(run)

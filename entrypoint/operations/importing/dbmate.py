@@ -11,7 +11,7 @@ import re
 from typing import NamedTuple
 
 from entrypoint.operations.importing import texts
-from entrypoint.operations.importing.values import Fault, Left, Migration, Part, Piece, Reading
+from entrypoint.operations.importing.values import Contents, Direction, Fault, Left, Migration, Section
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _NAME = re.compile(r"([0-9]+)(.*)\.sql", re.DOTALL)
 _MARK = re.compile(rb"^--[ \t]*migrate:(up|down)(?:[ \t\r]+([^\n]*))?(?:\n|\Z)", re.MULTILINE)
 
 
-def read(source: Source) -> Reading:
+def read(source: Source) -> Contents:
     """Return dbmate's migrations in the order of their files' names."""
     found: list[Migration] = []
     left: list[Left] = []
@@ -43,22 +43,22 @@ def read(source: Source) -> Reading:
         back = _part(path, content, file.back)
         if file.back and back is None:
             left.append(texts.no_way_back(path))
-        forward = _part(path, content, file.forward) or Part(path, tuple(one.piece for one in file.forward))
+        forward = _part(path, content, file.forward) or Direction(path, tuple(one.piece for one in file.forward))
         found.append(
             Migration(path, name[1], name[1], name[2], forward._replace(pieces=(file.above, *forward.pieces)), back)
         )
     faults += texts.doubled(found, "dbmate")
     left += texts.not_looked_at(others, "dbmate", "NUMBER_description.sql")
-    return Reading(tuple(found), left=tuple(left), faults=tuple(faults))
+    return Contents(tuple(found), left=tuple(left), faults=tuple(faults))
 
 
 class _Block(NamedTuple):
-    piece: Piece
+    piece: Section
     transaction: bool
 
 
 class _File(NamedTuple):
-    above: Piece
+    above: Section
     """The comments above the first mark."""
     forward: list[_Block]
     back: list[_Block]
@@ -68,7 +68,7 @@ def _parse(content: bytes) -> _File | Fault:
     marks = list(_MARK.finditer(content))
     if not marks or marks[0][1] != b"up":
         return Fault((), "dbmate rejects it too: its first mark must be `-- migrate:up`")
-    above = Piece(0, marks[0].start())
+    above = Section(0, marks[0].start())
     if (early := texts.first_statement(content, 0, marks[0].start())) is not None:
         where = texts.line_of(content, early)
         return Fault((), "dbmate rejects it too: this comes before `-- migrate:up`", where)
@@ -83,23 +83,23 @@ def _parse(content: bytes) -> _File | Fault:
     return _File(above, blocks[b"up"], blocks[b"down"])
 
 
-def _part(path: str, content: bytes, blocks: Sequence[_Block]) -> Part | None:
+def _part(path: str, content: bytes, blocks: Sequence[_Block]) -> Direction | None:
     """Return the blocks of one direction. If only some have a transaction, it is written into them."""
     pieces = [block.piece for block in blocks]
     if not texts.has_statements(content, pieces):
         return None
     if len(blocks) == 1:  # The last statement needs no semicolon.
-        return Part(path, (pieces[0]._replace(after=b""),), not blocks[0].transaction)
+        return Direction(path, (pieces[0]._replace(after=b""),), not blocks[0].transaction)
     if all(block.transaction for block in blocks) or not any(block.transaction for block in blocks):
-        return Part(path, tuple(pieces), not blocks[0].transaction)
+        return Direction(path, tuple(pieces), not blocks[0].transaction)
     wrapped = [
         piece._replace(before=b"BEGIN;\n", after=piece.after + _line_end(content, piece) + b"COMMIT;\n")
         if block.transaction
         else piece
         for block, piece in zip(blocks, pieces, strict=True)
     ]
-    return Part(path, tuple(wrapped), no_transaction=True)
+    return Direction(path, tuple(wrapped), no_transaction=True)
 
 
-def _line_end(content: bytes, piece: Piece) -> bytes:
+def _line_end(content: bytes, piece: Section) -> bytes:
     return b"" if piece.after or content.endswith(b"\n", piece.start, piece.stop) else b"\n"

@@ -17,7 +17,7 @@ from typing import Any
 
 from entrypoint.operations.importing import texts
 from entrypoint.operations.importing.folders import folders_in
-from entrypoint.operations.importing.values import Fault, Migration, Part, Reading
+from entrypoint.operations.importing.values import Contents, Direction, Fault, Migration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _BREAK = re.compile(rb"--> statement-breakpoint")
 _DIGITS = re.compile(r"[0-9]*")
 
 
-def read(source: Source) -> Reading:
+def read(source: Source) -> Contents:
     """Return Drizzle's migrations in the order of the journal, or of their directories."""
     if _JOURNAL in source.paths:
         return _read_journal(source)
@@ -40,13 +40,13 @@ def read(source: Source) -> Reading:
     ]
     others = [path for path in texts.in_the_directory(source.paths) if texts.looks_like_sql(path)]
     left = texts.not_looked_at(others, "Drizzle", "TIMESTAMP_name/migration.sql, or is in meta/_journal.json")
-    return Reading(tuple(found), left=tuple(left))
+    return Contents(tuple(found), left=tuple(left))
 
 
-def _read_journal(source: Source) -> Reading:
+def _read_journal(source: Source) -> Contents:
     entries = _entries(source.content(_JOURNAL))
     if isinstance(entries, str):
-        return Reading(faults=(Fault((_JOURNAL,), entries),))
+        return Contents(faults=(Fault((_JOURNAL,), entries),))
     found: list[Migration] = []
     faults: list[Fault] = []
     for tag, when in entries:
@@ -69,7 +69,7 @@ def _read_journal(source: Source) -> Reading:
         if texts.looks_like_sql(path) and path.removesuffix(".sql") not in tags
     ]
     left = texts.not_looked_at(others, "Drizzle", "as an entry of meta/_journal.json says")
-    return Reading(tuple(found), left=tuple(left), faults=tuple(faults))
+    return Contents(tuple(found), left=tuple(left), faults=tuple(faults))
 
 
 def _entries(content: bytes) -> list[tuple[str, int]] | str:
@@ -96,4 +96,4 @@ def _migration(source: Source, name: str, path: str, version: str) -> Migration:
     pieces.append(texts.closed(content, begin, len(content))._replace(after=b""))
     stem = name.removesuffix(".sql")
     digits = _DIGITS.match(stem)[0]  # type: ignore[index]  # it matches the empty string, too
-    return Migration(name, version, digits, stem[len(digits) :], Part(path, tuple(pieces)))
+    return Migration(name, version, digits, stem[len(digits) :], Direction(path, tuple(pieces)))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from entrypoint.migration.adoption.flyway import parts_of
 from entrypoint.operations.importing import texts
-from entrypoint.operations.importing.values import Fault, Left, Migration, Part, Reading, Repeatable, Why
+from entrypoint.operations.importing.values import Contents, Direction, Fault, ForeignRepeatable, Left, Migration, Why
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
@@ -50,7 +50,7 @@ class _Script(NamedTuple):
     conditional: bool
 
 
-def read(source: Source) -> Reading:
+def read(source: Source) -> Contents:
     """Return Flyway's migrations in the order of their versions, and the repeatable ones by name."""
     files: list[_File] = []
     left: list[Left] = []
@@ -83,11 +83,11 @@ def read(source: Source) -> Reading:
     for file in repeated:
         part, why = _part(source, file)
         if part is not None:
-            repeatables.append(Repeatable(file.path, f"R__{file.description}", file.description, part))
+            repeatables.append(ForeignRepeatable(file.path, f"R__{file.description}", file.description, part))
         elif why is not None:
             left.append(Left(file.path, why._replace(remedy=f"{why.remedy}, as a file in repeatable/.")))
     left += texts.not_looked_at(others, "Flyway", "V1__description.sql or R__description.sql")
-    return Reading(tuple(found), tuple(repeatables), tuple(left), tuple(faults))
+    return Contents(tuple(found), tuple(repeatables), tuple(left), tuple(faults))
 
 
 def _named(path: str, base: str) -> _File | None:
@@ -102,7 +102,7 @@ def _named(path: str, base: str) -> _File | None:
     return _File(path, found[1] or "R", version, description.replace("_", " "), found[5])
 
 
-def _way_back(source: Source, file: _File, left: list[Left]) -> Part | None:
+def _way_back(source: Source, file: _File, left: list[Left]) -> Direction | None:
     """Return the SQL of an undo migration, or leave it out with a reason."""
     back, why = _part(source, file)
     if why is not None:
@@ -157,7 +157,7 @@ def _same_descriptions(files: Iterable[_File]) -> list[Fault]:
     ]
 
 
-def _part(source: Source, file: _File) -> tuple[Part | None, Why | None]:
+def _part(source: Source, file: _File) -> tuple[Direction | None, Why | None]:
     """Return the SQL of a file, or why it cannot be imported."""
     if file.suffix != "sql":
         language = _LANGUAGES.get(file.suffix)

@@ -15,7 +15,7 @@ import re
 import tomllib
 
 from entrypoint.operations.importing import texts
-from entrypoint.operations.importing.values import Fault, Left, Migration, Reading
+from entrypoint.operations.importing.values import Contents, Fault, Left, Migration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ def folders_in(source: Source) -> dict[str, set[str]]:
     return folders
 
 
-def read_diesel(source: Source) -> Reading:
+def read_diesel(source: Source) -> Contents:
     """Return diesel's migrations in the order of their versions as texts."""
     found: list[Migration] = []
     left: list[Left] = []
     faults: list[Fault] = []
     folders = folders_in(source)
     if not any("up.sql" in names for names in folders.values()):
-        return Reading(left=tuple(_outside_of_folders(source, "diesel", "NUMBER_name/up.sql")))
+        return Contents(left=tuple(_outside_of_folders(source, "diesel", "NUMBER_name/up.sql")))
     for folder, names in folders.items():
         if "up.sql" not in names:
             faults.append(Fault((folder,), "diesel rejects it too: there is no up.sql in it"))
@@ -64,7 +64,7 @@ def read_diesel(source: Source) -> Reading:
     found.sort(key=lambda one: one.version)
     faults += texts.doubled(found, "diesel")
     left += _outside_of_folders(source, "diesel", "NUMBER_name/up.sql")
-    return Reading(tuple(found), left=tuple(left), faults=tuple(faults))
+    return Contents(tuple(found), left=tuple(left), faults=tuple(faults))
 
 
 def _in_transaction(content: bytes) -> bool:
@@ -75,16 +75,16 @@ def _in_transaction(content: bytes) -> bool:
         return True
 
 
-def read_prisma(source: Source) -> Reading:
+def read_prisma(source: Source) -> Contents:
     """Return Prisma's migrations in the order of their directories' names."""
     found: list[Migration] = []
     left: list[Left] = []
     faults: list[Fault] = []
     folders = folders_in(source)
     if not any("migration.sql" in names for names in folders.values()):
-        return Reading(left=tuple(_outside_of_folders(source, "Prisma", "TIMESTAMP_name/migration.sql")))
+        return Contents(left=tuple(_outside_of_folders(source, "Prisma", "TIMESTAMP_name/migration.sql")))
     if _LOCK in source.paths and (provider := _provider(source.content(_LOCK))) not in _POSTGRESQL:
-        return Reading(faults=(Fault((_LOCK,), f"these migrations are for {provider}, not PostgreSQL"),))
+        return Contents(faults=(Fault((_LOCK,), f"these migrations are for {provider}, not PostgreSQL"),))
     for folder, names in folders.items():
         path, below = f"{folder}/migration.sql", f"{folder}/down.sql"
         if "migration.sql" not in names:
@@ -98,7 +98,7 @@ def read_prisma(source: Source) -> Reading:
         forward = texts.whole(path, source.content(path))
         found.append(Migration(folder, folder, digits, folder[len(digits) :], forward, back))
     left += _outside_of_folders(source, "Prisma", "TIMESTAMP_name/migration.sql")
-    return Reading(tuple(found), left=tuple(left), faults=tuple(faults))
+    return Contents(tuple(found), left=tuple(left), faults=tuple(faults))
 
 
 def _provider(content: bytes) -> str:

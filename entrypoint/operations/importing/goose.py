@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from entrypoint.operations.importing import texts
-from entrypoint.operations.importing.values import Fault, Left, Migration, Part, Piece, Reading, Why
+from entrypoint.operations.importing.values import Contents, Direction, Fault, Left, Migration, Section, Why
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
@@ -24,7 +24,7 @@ _MARK = re.compile(rb"^[ \t]*--[^\n]*\+goose[^\n]*\n?", re.MULTILINE)
 _KNOWN = {"up", "down", "statementbegin", "statementend", "no transaction", "envsub on", "envsub off"}
 
 
-def read(source: Source) -> Reading:
+def read(source: Source) -> Contents:
     """Return goose's migrations in the order of their versions."""
     found: list[Migration] = []
     left: list[Left] = []
@@ -52,14 +52,14 @@ def read(source: Source) -> Reading:
         if file.lost:
             reason = f"goose skips the line after line {file.lost}, because the block that ends there has no statements"
             left.append(Left(path, Why(reason, "The line is imported; remove it here if it should not run.")))
-        back = Part(path, file.back, file.no_transaction) if texts.has_statements(content, file.back) else None
+        back = Direction(path, file.back, file.no_transaction) if texts.has_statements(content, file.back) else None
         if back is None and file.has_back:
             left.append(texts.no_way_back(path))
-        found.append(one._replace(forward=Part(path, file.forward, file.no_transaction), back=back))
+        found.append(one._replace(forward=Direction(path, file.forward, file.no_transaction), back=back))
     found.sort(key=lambda migration: int(migration.version))
     faults += texts.doubled(found, "goose")
     left += texts.not_looked_at(others, "goose", "NUMBER_description.sql")
-    return Reading(tuple(found), left=tuple(left), faults=tuple(faults))
+    return Contents(tuple(found), left=tuple(left), faults=tuple(faults))
 
 
 class _RefusedError(Exception):
@@ -77,7 +77,7 @@ class _File:
     def __init__(self, content: bytes) -> None:
         """Read the file. Raises _RefusedError."""
         self._content = content
-        self._pieces: dict[str, list[Piece]] = {"": [], "up": [], "down": []}
+        self._pieces: dict[str, list[Section]] = {"": [], "up": [], "down": []}
         self._direction = ""
         self._envsub = False
         # The line of the StatementBegin that is open; 0 if none is.
@@ -101,12 +101,12 @@ class _File:
         self._refuse_what_is_missing()
 
     @property
-    def forward(self) -> tuple[Piece, ...]:
+    def forward(self) -> tuple[Section, ...]:
         """The up migration, below the comments above the first mark, which are for readers of the file."""
         return (*self._pieces[""], *self._pieces["up"])
 
     @property
-    def back(self) -> tuple[Piece, ...]:
+    def back(self) -> tuple[Section, ...]:
         return tuple(self._pieces["down"])
 
     @property
@@ -115,7 +115,7 @@ class _File:
         return self._direction == "down"
 
     def _take(self, start: int, stop: int, *, closed: bool = False) -> None:
-        piece = texts.closed(self._content, start, stop) if closed else Piece(start, stop)
+        piece = texts.closed(self._content, start, stop) if closed else Section(start, stop)
         self._pieces[self._direction].append(piece)
         dollar = self._content.find(b"$", start, stop) if self._envsub and not self.substituted else -1
         if dollar >= 0:

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from entrypoint.operations.importing.values import Migration, Part, Reading
+    from entrypoint.operations.importing.values import Contents, Direction, Migration
 
 # A file name may have 255 bytes; this leaves room for the number and `.sql`.
 _LONGEST_WORDS = 200
@@ -27,12 +27,12 @@ class Numbering(NamedTuple):
     """Empty if they are the tool's own."""
 
 
-class Target(NamedTuple):
+class TargetFile(NamedTuple):
     """A file to write."""
 
     path: str
     """Relative to the migrations directory."""
-    part: Part
+    part: Direction
     header: tuple[str, ...]
     """The lines above the imported text."""
 
@@ -45,17 +45,17 @@ class Unwritten(NamedTuple):
     header: tuple[str, ...]
 
 
-class Plan(NamedTuple):
+class ImportPlan(NamedTuple):
     """What to make of a directory."""
 
-    files: tuple[Target, ...]
+    files: tuple[TargetFile, ...]
     """The migrations and the repeatable files."""
-    backs: tuple[Target, ...]
+    backs: tuple[TargetFile, ...]
     unwritten: tuple[Unwritten, ...]
     anew: str
 
 
-def plan(reading: Reading, tool: str) -> Plan:
+def plan(reading: Contents, tool: str) -> ImportPlan:
     """Give each migration a number and a name."""
     numbering = number(reading.migrations)
     files, backs, unwritten = [], [], []
@@ -65,10 +65,10 @@ def plan(reading: Reading, tool: str) -> Plan:
         if one.forward is None:
             unwritten.append(Unwritten(one, name, (origin,)))
             continue
-        files.append(Target(name, one.forward, (origin, *_no_transaction(one.forward))))
+        files.append(TargetFile(name, one.forward, (origin, *_no_transaction(one.forward))))
         if one.back is not None:
             # A down migration is always one transaction here, so what the tool says about that is ignored.
-            backs.append(Target(f"{ROLLBACKS}/{name}", one.back, (origin,)))
+            backs.append(TargetFile(f"{ROLLBACKS}/{name}", one.back, (origin,)))
     names: set[str] = set()
     for repeatable in reading.repeatables:
         stem = name = _words(repeatable.words)
@@ -78,8 +78,8 @@ def plan(reading: Reading, tool: str) -> Plan:
             name = f"{stem}_{count}"
         names.add(name)
         header = (spell_origin(Origin(tool, repeatable.version)), *_no_transaction(repeatable.forward))
-        files.append(Target(f"{REPEATABLES}/{name}.sql", repeatable.forward, header))
-    return Plan(tuple(files), tuple(backs), tuple(unwritten), numbering.anew)
+        files.append(TargetFile(f"{REPEATABLES}/{name}.sql", repeatable.forward, header))
+    return ImportPlan(tuple(files), tuple(backs), tuple(unwritten), numbering.anew)
 
 
 def number(migrations: Sequence[Migration]) -> Numbering:
@@ -109,5 +109,5 @@ def _words(words: str) -> str:
     return slug(plain(words))[:_LONGEST_WORDS].strip("_") or "migration"
 
 
-def _no_transaction(part: Part) -> tuple[str, ...]:
+def _no_transaction(part: Direction) -> tuple[str, ...]:
     return (f"-- entrypoint: {NO_TRANSACTION}",) if part.no_transaction else ()

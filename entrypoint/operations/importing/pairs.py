@@ -13,7 +13,7 @@ import re
 from typing import NamedTuple
 
 from entrypoint.operations.importing import texts
-from entrypoint.operations.importing.values import Fault, Left, Migration, Part, Piece, Reading, Why
+from entrypoint.operations.importing.values import Contents, Direction, Fault, Left, Migration, Section, Why
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class _Half(NamedTuple):
     words: str
 
 
-def read_golang_migrate(source: Source) -> Reading:
+def read_golang_migrate(source: Source) -> Contents:
     """Return golang-migrate's migrations in the order of their versions."""
     halves: dict[str, list[_Half]] = {"up": [], "down": []}
     left: list[Left] = []
@@ -48,7 +48,7 @@ def read_golang_migrate(source: Source) -> Reading:
     return _join(source, halves, left, [], "golang-migrate")
 
 
-def read_sqlx(source: Source) -> Reading:
+def read_sqlx(source: Source) -> Contents:
     """Return sqlx's migrations in the order of their versions."""
     halves: dict[str, list[_Half]] = {"up": [], "down": []}
     faults: list[Fault] = []
@@ -65,7 +65,7 @@ def read_sqlx(source: Source) -> Reading:
     return _join(source, halves, left, faults, "sqlx")
 
 
-def _join(source: Source, halves: dict[str, list[_Half]], left: list[Left], faults: list[Fault], tool: str) -> Reading:
+def _join(source: Source, halves: dict[str, list[_Half]], left: list[Left], faults: list[Fault], tool: str) -> Contents:
     """Return the migrations that have an up migration, each with its down migration."""
     for way in halves.values():
         counted: dict[int, list[str]] = {}
@@ -77,7 +77,7 @@ def _join(source: Source, halves: dict[str, list[_Half]], left: list[Left], faul
             if len(paths) > 1
         ]
     if faults:
-        return Reading(left=tuple(left), faults=tuple(faults))
+        return Contents(left=tuple(left), faults=tuple(faults))
     backs = {int(half.digits): half for half in halves["down"]}
     found = []
     for half in sorted(halves["up"], key=lambda one: int(one.digits)):
@@ -91,13 +91,13 @@ def _join(source: Source, halves: dict[str, list[_Half]], left: list[Left], faul
         found.append(Migration(half.path, version, half.digits, half.words, forward, back))
     alone = Why("it is a down migration without an up migration", "Nothing to do: there is nothing to roll back.")
     left += [Left(half.path, alone) for half in backs.values()]
-    return Reading(tuple(found), left=tuple(left))
+    return Contents(tuple(found), left=tuple(left))
 
 
-def _part(path: str, content: bytes, tool: str) -> Part:
+def _part(path: str, content: bytes, tool: str) -> Direction:
     """Return a file without sqlx's mark, which counts only at the very beginning."""
     if tool != "sqlx" or not content.startswith(_NO_TRANSACTION):
         return texts.whole(path, content)
     end = content.find(b"\n") + 1 or len(content)
     begin = end if content[:end].strip() == _NO_TRANSACTION else 0
-    return Part(path, (Piece(begin, len(content)),), no_transaction=True)
+    return Direction(path, (Section(begin, len(content)),), no_transaction=True)

@@ -12,7 +12,7 @@ import re
 from typing import NamedTuple
 
 from entrypoint.operations.importing import texts
-from entrypoint.operations.importing.values import Fault, Left, Migration, Part, Piece, Reading, Why
+from entrypoint.operations.importing.values import Contents, Direction, Fault, Left, Migration, Section, Why
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"[0-9]*")
 _MARK = re.compile(rb"^-- \+migrate [^\n]*\n?", re.MULTILINE)
 
 
-def read(source: Source) -> Reading:
+def read(source: Source) -> Contents:
     """Return sql-migrate's migrations in the order in which it runs them."""
     found: list[Migration] = []
     left: list[Left] = []
@@ -40,7 +40,7 @@ def read(source: Source) -> Reading:
             continue
         back = None
         if texts.has_statements(content, file.back):
-            back = Part(path, tuple(file.back), file.back_outside)
+            back = Direction(path, tuple(file.back), file.back_outside)
         elif file.has_back:
             left.append(texts.no_way_back(path))
         if file.passed_over:
@@ -48,16 +48,16 @@ def read(source: Source) -> Reading:
             left.append(Left(path, Why(why, "Nothing to do; the rest of the file is imported.")))
         digits = _NUMBER.match(path)[0]  # type: ignore[index]  # it matches the empty string, too
         words = path[len(digits) : -len(".sql")]
-        found.append(Migration(path, path, digits, words, Part(path, tuple(file.forward), file.outside), back))
+        found.append(Migration(path, path, digits, words, Direction(path, tuple(file.forward), file.outside), back))
     found.sort(key=lambda one: (not one.digits, int(one.digits or 0), one.version))
     left += texts.not_looked_at(others, "sql-migrate", "NAME.sql")
-    return Reading(tuple(found), left=tuple(left), faults=tuple(faults))
+    return Contents(tuple(found), left=tuple(left), faults=tuple(faults))
 
 
 class _File(NamedTuple):
-    forward: list[Piece]
+    forward: list[Section]
     outside: bool
-    back: list[Piece]
+    back: list[Section]
     back_outside: bool
     has_back: bool
     passed_over: int
@@ -65,7 +65,7 @@ class _File(NamedTuple):
 
 
 def _parse(content: bytes) -> _File | Fault:
-    pieces: dict[str, list[Piece]] = {"": [], "Up": [], "Down": []}
+    pieces: dict[str, list[Section]] = {"": [], "Up": [], "Down": []}
     outside = {"Up": False, "Down": False}
     named = set()
     direction, begin, block = "", 0, 0
@@ -75,7 +75,7 @@ def _parse(content: bytes) -> _File | Fault:
         if not command:
             return Fault((), "sql-migrate rejects it too: a mark without a command", line)
         closes = block and command == "StatementEnd"
-        piece = texts.closed(content, begin, mark.start()) if closes else Piece(begin, mark.start())
+        piece = texts.closed(content, begin, mark.start()) if closes else Section(begin, mark.start())
         pieces[direction].append(piece)
         begin = mark.end()
         if command in outside:
@@ -86,7 +86,7 @@ def _parse(content: bytes) -> _File | Fault:
             block = line
         elif command == "StatementEnd":
             block = 0
-    pieces[direction].append(Piece(begin, len(content)))
+    pieces[direction].append(Section(begin, len(content)))
     if not named:
         return Fault((), "sql-migrate rejects it too: it has neither `-- +migrate Up` nor `-- +migrate Down`")
     if block:

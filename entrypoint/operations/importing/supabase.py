@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from entrypoint.operations.importing import texts
-from entrypoint.operations.importing.values import Left, Migration, Reading, Why
+from entrypoint.operations.importing.values import Contents, Left, Migration, Why
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _INIT = re.compile(r"([0-9]{14})_init\.sql")
 _FIRST_THAT_COUNTS = 20211209000000
 
 
-def read(source: Source) -> Reading:
+def read(source: Source) -> Contents:
     """Return Supabase's migrations in the order of their files' names."""
     found: list[Migration] = []
     left: list[Left] = []
@@ -41,4 +41,4 @@ def read(source: Source) -> Reading:
             others.append(path)
     faults = texts.doubled(found, "Supabase")
     left += texts.not_looked_at(others, "Supabase", "NUMBER_description.sql")
-    return Reading(tuple(found), left=tuple(left), faults=tuple(faults))
+    return Contents(tuple(found), left=tuple(left), faults=tuple(faults))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from entrypoint.operations.importing.values import Fault, Left, Part, Piece, Why
+from entrypoint.operations.importing.values import Direction, Fault, Left, Section, Why
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,19 +28,19 @@ def first_statement(content: bytes, start: int, stop: int) -> int | None:
     return found.start() if found and found.start() < stop else None
 
 
-def has_statements(content: bytes, pieces: Iterable[Piece]) -> bool:
+def has_statements(content: bytes, pieces: Iterable[Section]) -> bool:
     """Return whether these parts contain more than blank lines and `--` comments."""
     return any(first_statement(content, piece.start, piece.stop) is not None for piece in pieces)
 
 
-def closed(content: bytes, start: int, stop: int) -> Piece:
+def closed(content: bytes, start: int, stop: int) -> Section:
     """Return a part that a tool sends by itself, with a semicolon added if it does not end with one."""
     if first_statement(content, start, stop) is None:
-        return Piece(start, stop)
+        return Section(start, stop)
     tail = _last_line(content, start, stop)
     if tail.endswith(b";") and b"--" not in tail:
-        return Piece(start, stop)
-    return Piece(start, stop, after=b";\n" if content.endswith(b"\n", start, stop) else b"\n;\n")
+        return Section(start, stop)
+    return Section(start, stop, after=b";\n" if content.endswith(b"\n", start, stop) else b"\n;\n")
 
 
 def _last_line(content: bytes, start: int, stop: int) -> bytes:
@@ -55,12 +55,12 @@ def _last_line(content: bytes, start: int, stop: int) -> bytes:
         stop = begin - 1
 
 
-def whole(path: str, content: bytes, *, no_transaction: bool = False) -> Part:
+def whole(path: str, content: bytes, *, no_transaction: bool = False) -> Direction:
     """Return all of a file."""
-    return Part(path, (Piece(0, len(content)),), no_transaction)
+    return Direction(path, (Section(0, len(content)),), no_transaction)
 
 
-def way_back(path: str, content: bytes, *, no_transaction: bool = False) -> Part | None:
+def way_back(path: str, content: bytes, *, no_transaction: bool = False) -> Direction | None:
     """Return all of a down migration; None if it has no statements."""
     part = whole(path, content, no_transaction=no_transaction)
     return part if has_statements(content, part.pieces) else None

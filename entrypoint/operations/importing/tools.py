@@ -14,13 +14,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from entrypoint.operations.importing.values import Reading, Source
+    from entrypoint.operations.importing.values import Contents, Source
 
 
-class Tool(NamedTuple):
+class ImportableTool(NamedTuple):
     """How to read a tool's directory."""
 
-    read: Callable[[Source], Reading]
+    read: Callable[[Source], Contents]
     depth: int | None
     """How many levels of directories to read; None: all."""
     usual: tuple[str, ...]
@@ -28,16 +28,16 @@ class Tool(NamedTuple):
 
 
 BY_NAME = {
-    "goose": Tool(goose.read, 1, ("migrations", "db/migrations", "sql/migrations")),
-    "dbmate": Tool(dbmate.read, 1, ("db/migrations", "migrations")),
-    "sql-migrate": Tool(sql_migrate.read, 1, ("migrations", "migrations/postgres")),
-    "golang-migrate": Tool(pairs.read_golang_migrate, 1, ("migrations", "db/migrations")),
-    "flyway": Tool(flyway.read, None, ()),
-    "sqlx": Tool(pairs.read_sqlx, 1, ("migrations",)),
-    "diesel": Tool(folders.read_diesel, 2, ("migrations",)),
-    "prisma": Tool(folders.read_prisma, 2, ("migrations", "prisma/migrations")),
-    "drizzle": Tool(drizzle.read, 2, ("drizzle", "migrations", "drizzle/migrations")),
-    "supabase": Tool(supabase.read, 1, ("migrations", "supabase/migrations")),
+    "goose": ImportableTool(goose.read, 1, ("migrations", "db/migrations", "sql/migrations")),
+    "dbmate": ImportableTool(dbmate.read, 1, ("db/migrations", "migrations")),
+    "sql-migrate": ImportableTool(sql_migrate.read, 1, ("migrations", "migrations/postgres")),
+    "golang-migrate": ImportableTool(pairs.read_golang_migrate, 1, ("migrations", "db/migrations")),
+    "flyway": ImportableTool(flyway.read, None, ()),
+    "sqlx": ImportableTool(pairs.read_sqlx, 1, ("migrations",)),
+    "diesel": ImportableTool(folders.read_diesel, 2, ("migrations",)),
+    "prisma": ImportableTool(folders.read_prisma, 2, ("migrations", "prisma/migrations")),
+    "drizzle": ImportableTool(drizzle.read, 2, ("drizzle", "migrations", "drizzle/migrations")),
+    "supabase": ImportableTool(supabase.read, 1, ("migrations", "supabase/migrations")),
 }
 
 _PAIR = re.compile(r"[0-9]+_.*\.(?:up|down)\.sql", re.DOTALL)

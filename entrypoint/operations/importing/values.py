@@ -28,7 +28,7 @@ class UnreadableError(Exception):
     """A file cannot be read; the message says why."""
 
 
-class Piece(NamedTuple):
+class Section(NamedTuple):
     """A part of a file, copied byte for byte, and the text to add before and after it."""
 
     start: int
@@ -37,11 +37,11 @@ class Piece(NamedTuple):
     after: bytes = b""
 
 
-class Part(NamedTuple):
+class Direction(NamedTuple):
     """One direction of a migration: where its SQL is."""
 
     path: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Section, ...]
     no_transaction: bool = False
 
 
@@ -63,20 +63,20 @@ class Migration(NamedTuple):
     """Its number as written there, if it is an integer."""
     words: str
     """The description in its name."""
-    forward: Part | None
+    forward: Direction | None
     """None if it is not SQL that can be imported."""
-    back: Part | None = None
+    back: Direction | None = None
     why: Why | None = None
     """Why there is no `forward`."""
 
 
-class Repeatable(NamedTuple):
+class ForeignRepeatable(NamedTuple):
     """A migration that the tool runs again whenever it changes."""
 
     source: str
     version: str
     words: str
-    forward: Part
+    forward: Direction
 
 
 class Left(NamedTuple):
@@ -98,12 +98,12 @@ class Fault(NamedTuple):
         return f"{' and '.join(self.sources)}{place}: {self.message}"
 
 
-class Reading(NamedTuple):
+class Contents(NamedTuple):
     """Everything found in a directory."""
 
     migrations: tuple[Migration, ...] = ()
     """In the order in which the tool runs them."""
-    repeatables: tuple[Repeatable, ...] = ()
+    repeatables: tuple[ForeignRepeatable, ...] = ()
     left: tuple[Left, ...] = ()
     faults: tuple[Fault, ...] = ()
 

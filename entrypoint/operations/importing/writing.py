@@ -14,14 +14,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from entrypoint.operations.importing.naming import Target
+    from entrypoint.operations.importing.naming import TargetFile
     from entrypoint.operations.importing.values import Source
 
 _FIRST_LINES = 4096
 
 
 @contextlib.contextmanager
-def staged(parent: str, targets: Iterable[Target], source: Source) -> Iterator[str]:
+def staged(parent: str, targets: Iterable[TargetFile], source: Source) -> Iterator[str]:
     """Write `targets` into a new directory in `parent`, and remove it at the end.
 
     It is in the same file system as the destination, so that the files can be moved there.
@@ -44,7 +44,7 @@ def staged(parent: str, targets: Iterable[Target], source: Source) -> Iterator[s
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _write(path: str, target: Target, content: bytes) -> None:
+def _write(path: str, target: TargetFile, content: bytes) -> None:
     """Write one file: the lines above, with the file's own line endings, and its parts."""
     newline = b"\r\n" if b"\r\n" in content[:_FIRST_LINES] else b"\n"
     view = memoryview(content)

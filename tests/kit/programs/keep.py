@@ -31,7 +31,7 @@ def main(seconds: str, *argv: str) -> None:
     lease = SimpleNamespace(worker=worker, check_guard=lambda: None, look=lambda *_, **__: True)
     address = Address("postgresql://here/it", "DATABASE_URL")
     token, terminal = "0123456789abcdef.1", logs.on_terminal()
-    order = running.Order(argv, dict(os.environb), address, token, pooled=True, terminal=terminal)
+    order = running.ToolOrder(argv, dict(os.environb), address, token, pooled=True, terminal=terminal)
     try:
         ended = running.run_tool(order, cast("Any", lease), Deadline(float(seconds)))
     except signals.Interrupted as interrupted:
