@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -168,6 +169,37 @@ def test_we_wait_for_the_earlier_system_to_release(scene: Scene) -> None:
     waiter.until("lock.waiting")
     scene.database.execute("SELECT release_migration_lock()")
     assert told(waiter)[:2] == ("migrated", "2")
+
+
+@pytest.mark.thorough
+def test_a_time_out_behind_a_frozen_holder_does_not_call_it_alive(scene: Scene) -> None:
+    """Its guard is gone and its transaction is still open, and this user may not end its session."""
+    login = f"peer_{scene.database.name}"[:60]  # Roles belong to the whole server, so the name must be unique.
+    scene.write(GATED)
+    with Gate(scene.database) as gate:
+        leader = scene.start("migrate")
+        token = token_of(leader)
+        gate.arrival()
+        scene.database.execute(
+            f"CREATE ROLE {login} LOGIN; GRANT CREATE, USAGE ON SCHEMA public TO {login};"
+            f"GRANT SELECT, UPDATE, INSERT, DELETE ON migration_lock, schema_migrations TO {login}"
+        )
+        leader.kill(signal.SIGSTOP)
+        scene.database.rows("SELECT pg_terminate_backend(%s)", [scene.guard_pid(token)])
+        waiter = scene.start(
+            "migrate",
+            DATABASE_URL=scene.database.server.url(scene.database.name, user=login),
+            MIGRATION_LOCK_TIMEOUT_MS=16000,
+        )
+        assert waiter.wait(30) == 75, waiter.report()
+        (left,) = waiter.logs("lock.zombie_left")[:1]
+        assert "as that session's own user, a member of pg_signal_backend" in left["remedy"]
+        error = only_error(waiter)
+        assert error["remedy"].startswith("The holder no longer responds, but a transaction of one of its sessions")
+        gate.open()
+        leader.kill(signal.SIGCONT)
+        assert leader.wait() == 0, leader.report()
+    scene.database.execute(f"DROP OWNED BY {login}; DROP ROLE {login}")
 
 
 # --- Dead holders, and holders that only seem dead ----------------------------------------------------------

@@ -97,12 +97,22 @@ def statement_facts(row: LockRow | None) -> dict[str, object]:
     }
 
 
+WHO_MAY_END = "that session's own user, a member of pg_signal_backend, or a superuser"
+"""Who may end another session of the server."""
+
+
 def timed_out(
-    row: LockRow | None, waited: float, may_take: float, stranger: Guardian | None = None
+    row: LockRow | None,
+    waited: float,
+    may_take: float,
+    stranger: Guardian | None = None,
+    *,
+    fenced: bool = False,
 ) -> LockTimeoutError:
     """Return the error for a wait that took too long. Its first words are documented for users.
 
     `waited`: how many seconds this start has waited. `may_take`: how many all migrations together may take.
+    `fenced`: whether the guard's lock is free, and only an open transaction of the holder is in the way.
     """
     waited_ms = round(waited * 1000)
     apply_ms = round(may_take * 1000)
@@ -116,6 +126,11 @@ def timed_out(
         remedy = (
             "If that replica is gone: entrypoint unlock --force; or SELECT release_stale_migration_locks(), which "
             f"frees a lock older than 10 minutes; or {by_hand}."
+        )
+    elif fenced:
+        remedy = (
+            "The holder no longer responds, but a transaction of one of its sessions is still open. To end it: "
+            f"entrypoint unlock --force, as {WHO_MAY_END}."
         )
     elif waited_ms < apply_ms:
         remedy = (

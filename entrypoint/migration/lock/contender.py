@@ -28,7 +28,7 @@ from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.tables import nothing_is_there
 from entrypoint.migration.lock import locked
 from entrypoint.migration.lock.patience import ClockStopper
-from entrypoint.migration.lock.takeover import Streak, try_acquire
+from entrypoint.migration.lock.takeover import ZOMBIE_AFTER, Streak, try_acquire
 from entrypoint.migration.lock.waiting import (
     LOOK_PATIENCE,
     KeptConnection,
@@ -211,7 +211,9 @@ class Contender:
         waited = self._assignment.lock.timeout + self._clocks.stopped
         if self._locked is not None:
             return locked.timed_out(self._locked, waited)
-        return words.timed_out(self._seen, waited, self._assignment.apply.timeout, self._patience.stranger)
+        may_take, stranger = self._assignment.apply.timeout, self._patience.stranger
+        fenced = self._fenced.seconds() >= ZOMBIE_AFTER
+        return words.timed_out(self._seen, waited, may_take, stranger, fenced=fenced)
 
     def _command_is_pending(self, session: Session, look: Look, plan: Plan) -> bool:
         """Tell whether another migration tool may have something to do, if one is configured.

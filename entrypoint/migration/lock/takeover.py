@@ -12,7 +12,7 @@ from entrypoint.database.quoting import THIS_DATABASE
 from entrypoint.database.transactions import end_sessions
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
-from entrypoint.migration.ledger import reading, tables
+from entrypoint.migration.ledger import reading, tables, words
 from entrypoint.migration.ledger.finding import find_again, refuse_intrusion
 from entrypoint.migration.ledger.keys import guarded_by, session_key
 from entrypoint.migration.lock import row
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     _T = TypeVar("_T")
 
 # If the guard's lock was free at every look for this long, but the row was not: nobody has regained the guard.
-_ZOMBIE_AFTER = 2.0
+ZOMBIE_AFTER = 2.0
 # A living holder shows its progress every second during a long migration.
 _SILENT = 10
 # Longer than a contender's pause, so that a streak means "at every look".
@@ -125,7 +125,7 @@ def try_acquire(
             lease = Lease(guard, worker, place, token, role, ends)
         elif guard.held_within(0):
             streak.seen()
-            if streak.seconds() >= _ZOMBIE_AFTER:
+            if streak.seconds() >= ZOMBIE_AFTER:
                 _end_zombie(worker, place, begin, guard, streak, patience)
         return lease
     finally:
@@ -185,6 +185,7 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, streak:
             level,
             "lock.zombie_left",
             f"the previous holder of the migration lock no longer responds, and its session cannot be ended: {error}",
+            remedy=f"Run entrypoint unlock --force as {words.WHO_MAY_END}; or wait for the session's statement to end.",
         )
         return
     found, ended = results[-4], len(results[-2])
