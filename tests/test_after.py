@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -93,6 +94,21 @@ def test_what_status_says(scene: Scene) -> None:
     after(scene).ok()
     answer = status(scene)
     assert (answer["currentVersion"], answer["outstandingMigrations"], answer["outstandingSince"]) == (3, 0, None)
+
+
+def test_what_status_says_while_one_runs(scene: Scene) -> None:
+    expanded(scene, {"002_drop.sql": f"{AFTER}{Gate.PASS}"}, {"003_drop.sql": f"{AFTER}DROP TABLE t;"})
+    with Gate(scene.database) as gate:
+        run = scene.start("migrate", "--phase", "after")
+        gate.arrival()
+        until(lambda: scene.lock()["progress_migration"] == "002_drop.sql", 20, "the name in the lock's row")
+        text = scene.start("status", "--pending", "--exit-code").ok().stdout
+        assert re.search(r"002\s+002_drop\.sql\s+running", text), text
+        assert "002_drop.sql is running. 1 migration waits for the rollout to end" in " ".join(text.split())
+        listed = json.loads(scene.start("status", "--pending", "--json").ok().stdout)
+        assert states(listed) == {2: "after"}
+        gate.open()
+        assert run.wait() == 0
 
 
 def test_after_the_rollout_everything_pending_runs_in_the_order_of_numbers(scene: Scene) -> None:

@@ -342,10 +342,11 @@ def test_a_misnamed_file_does_not_hide_what_the_database_knows(scene: Scene) -> 
         ["002", "002_bad.sql", "failed"],
     ]
     assert lines[-1] == "Lock: free."
-    # To a program, that is no answer.
+    # To a program, that is no answer, but it learns which database this is about.
     run = scene.start("status", "--json")
     assert run.wait() == 65
-    assert (json.loads(run.stdout)["appliedMigrations"], json.loads(run.stdout)["migrations"]) == (0, [])
+    answer = json.loads(run.stdout)
+    assert (answer["appliedMigrations"], answer["migrations"], answer["database"]) == (0, [], scene.database.name)
 
 
 def code(scene: Scene, *options: str) -> int:

@@ -16,6 +16,8 @@ _WIDEST = 120
 _NARROWEST = 20
 # If there is less room than this next to the names, descriptions go below them.
 _BESIDE = 36
+# Stands for a space at which no line may end.
+_FIXED_SPACE = "\N{NO-BREAK SPACE}"
 # What separates the items of an indented line.
 _GAP = "   "
 
@@ -72,7 +74,13 @@ def table(rows: Sequence[tuple[str, str]], width: int | None, longest: int = 0) 
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    # What is quoted as code is to be copied as it is. `wrap` breaks lines at ordinary spaces only.
+    def keep(code: re.Match[str]) -> str:
+        return code[0].replace(" ", _FIXED_SPACE) if len(code[0]) <= width else code[0]
+
+    kept = re.sub(r"`[^`]+`", keep, text)
+    lines = textwrap.wrap(kept, width, break_long_words=False, break_on_hyphens=False)
+    return [line.replace(_FIXED_SPACE, " ") for line in lines]
 
 
 def _packed(items: Sequence[str], width: int) -> Iterator[str]:

@@ -9,6 +9,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE, UNDEFINED_COLUMN, UNDEFINED_TABLE
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
+from entrypoint.errors.migration import MigrationFilesError
 from entrypoint.migration.adoption.unadopted import unadopted
 from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find
@@ -150,7 +151,11 @@ class Status(NamedTuple):
             key=lambda line: (line.applied_at or "", line.number),
         )
         chosen = {line.number for line in applied[max(0, len(applied) - (last or 0)) :]}
-        lines = tuple(line for line in self.lines if line.number in chosen or (pending and line.state in _TO_RUN))
+        lines = tuple(
+            line
+            for line in self.lines
+            if line.number in chosen or (pending and (line.state in _TO_RUN or self.at_it(line)))
+        )
         repeatables = tuple(one for one in self.repeatables if pending and one.state in _TO_RUN)
         return self._replace(chosen=Listing(lines, repeatables))
 
@@ -389,9 +394,13 @@ def print_json(
 
     `pending` and `last` are as for `Status.only`.
     """
+    chosen = None
     try:
-        status = read(settings()).only(pending=pending, last=last)
+        chosen = settings()
+        status = read(chosen).only(pending=pending, last=last)
     except EntrypointError as error:
+        if chosen is not None and isinstance(error, MigrationFilesError):
+            read_recorded(chosen)  # The answer has nothing of it, except which database it is about.
         nothing = Status("error", 0, 0, 0, 0, (), None, None, guarded=False, where=whereabouts())
         write(for_programs.as_json(nothing.documented() | {"error": error.message}))
         raise

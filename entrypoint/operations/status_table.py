@@ -153,18 +153,25 @@ def _headline(status: Status) -> str:
         "pending": f"At version {status.current}; {_what_is_pending(status)}{differs}.",
         "error": f"At version {status.current}; {_what_is_wrong(status)}.",
     }[status.name]
-    half_way = [line for line in status.lines if line.state == "running"]
+    # If nothing is pending, these are files that run after the rollout.
+    half_way = [line for line in status.lines if line.state == "running" or _runs_after(line, status)]
     if half_way and status.name == "up_to_date":
         headline += f" {' and '.join(f'{clean(line.filename)} {_half_way(line, status)}' for line in half_way)}."
-    if status.outstanding:
+    outstanding = status.outstanding - sum(_runs_after(line, status) for line in status.lines)
+    if outstanding:
         since = (
             f" (everything before it has been applied since {status.outstanding_since})"
             if status.outstanding_since
             else ""
         )
-        these = count(status.outstanding, "migration waits", "migrations wait")
+        these = count(outstanding, "migration waits", "migrations wait")
         headline += f" {these} for the rollout to end{since}: entrypoint migrate --phase after."
     return headline
+
+
+def _runs_after(line: Line, status: Status) -> bool:
+    """Return whether this file was to run after the rollout, and is running now, from its beginning."""
+    return line.state == "after" and status.at_it(line)
 
 
 def _what_is_pending(status: Status) -> str:
