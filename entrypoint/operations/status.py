@@ -154,7 +154,7 @@ class Status(NamedTuple):
         lines = tuple(
             line
             for line in self.lines
-            if line.number in chosen or (pending and (line.state in _TO_RUN or self.at_it(line)))
+            if line.number in chosen or (pending and (line.state in _TO_RUN or self.is_running(line)))
         )
         repeatables = tuple(one for one in self.repeatables if pending and one.state in _TO_RUN)
         return self._replace(chosen=Listing(lines, repeatables))

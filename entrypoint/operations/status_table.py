@@ -171,7 +171,7 @@ def _headline(status: Status) -> str:
 
 def _runs_after(line: Line, status: Status) -> bool:
     """Return whether this file was to run after the rollout, and is running now, from its beginning."""
-    return line.state == "after" and status.at_it(line)
+    return line.state == "after" and status.is_running(line)
 
 
 def _what_is_pending(status: Status) -> str:
