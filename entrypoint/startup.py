@@ -154,7 +154,7 @@ def _answer(
     survey = survey_beside(question, settings, directory, up_to, wanted, after=after)
     try:
         refuse_intrusion(survey.place)
-        refuse_below_floor(survey.plan)
+        refuse_below_floor(survey.plan, survey.place.schema)
         tell_differences(survey.directory, survey.plan)
         repeats = repeats_on(survey, settings, up_to, forced)
         due = repeats is not None and bool(repeats.due)
@@ -252,12 +252,12 @@ def tell_differences(directory: Directory, plan: Plan) -> None:
         Differences().tell(plan)
 
 
-def refuse_below_floor(plan: Plan) -> None:
+def refuse_below_floor(plan: Plan, schema: str) -> None:
     """Raise BelowFloorError if an applied migration requires a newer image than this one."""
     if plan.below:
         from entrypoint.migration.ledger.words import below_floor
 
-        raise below_floor(plan)
+        raise below_floor(plan, schema)
 
 
 def internal_error(error: Exception) -> EntrypointError:

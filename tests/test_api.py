@@ -335,7 +335,7 @@ def test_an_error_that_nobody_catches_says_all_there_is_to_say(database: Databas
     write_migrations(migrations_dir, {"001_a.sql": "SELECT 1;\nSELECT nope();"})
     _, errors = finish(python(UNCAUGHT, database.url, migrations_dir))
     assert "LINE 2: SELECT nope();\n               ^\n" in errors
-    assert errors.splitlines()[-1].startswith("Fix: It was rolled back and recorded as failed.")
+    assert errors.splitlines()[-1].startswith("Fix: Correct the file and deploy it.")
     frames = [line for line in errors.splitlines() if line.startswith("  File ")]
     assert len(frames) == 3
     assert "During handling" not in errors

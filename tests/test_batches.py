@@ -437,8 +437,8 @@ def test_a_batch_that_fails_is_gone_on_with_when_the_cause_is_mended(scene: Scen
     assert run.wait() == 70, run.report()
     error = only_error(run)
     assert (error["event"], error["sqlstate"], error["file"]) == ("migration.failed", "22012", "002_fill.sql")
-    assert "the earlier ones are committed" in str(error["remedy"])
-    assert "500 rows in 5 batches, up to id 500 of 1000" in str(error["remedy"])
+    assert "the earlier ones are committed" in str(error["message"])
+    assert "500 rows in 5 batches, up to id 500 of 1000" in str(error["message"])
     assert (state(scene)["cursor"], state(scene)["rows"]) == (["500"], 500)
     line = line_of(scene)
     assert line["state"] == "failed"
@@ -733,7 +733,7 @@ def test_a_renumbered_file_does_not_begin_again(scene: Scene) -> None:
     error = only_error(scene.migrate())
     assert "003_x.sql has the same statement as 002_x.sql, which is at" in str(error["message"])
     assert scene.database.rows(ALL_OF_T) == [(99, 49)]
-    (follow,) = re.findall(r"UPDATE schema_migrations .*WHERE migration_number = 2", str(error["remedy"]))
+    (follow,) = re.findall(r"UPDATE public.schema_migrations .*WHERE migration_number = 2", str(error["remedy"]))
     scene.database.execute(follow)
     scene.start("repair", "--failed", "--yes").ok()
     scene.migrated()

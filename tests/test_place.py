@@ -382,6 +382,33 @@ def test_a_schema_for_each_tenant(scene: Scene) -> None:
         assert not scene.migrated(url=with_path(scene, tenant)).logs("ledger.elsewhere"), "said once"
 
 
+@pytest.mark.parametrize("schema", ["public", "tenant_b", "order", "Tenant-C"])
+def test_the_sql_of_a_remedy_is_about_this_schemas_history(scene: Scene, schema: str) -> None:
+    """What an operator copies from one tenant's log must not change another tenant's row."""
+    scene.write({"001_a.sql": "VACUUM; SELECT 1/0"})
+    for tenant in dict.fromkeys(("public", schema)):
+        assert scene.migrate(MIGRATION_SCHEMA=tenant).wait() == 70
+    run = scene.start("rollback", "--to", "0", "--yes", MIGRATION_SCHEMA=schema)
+    assert run.wait() == 70, run.report()
+    error = only_error(run)
+    (statement,) = re.findall(r"DELETE FROM .* WHERE migration_number = 1", str(error["remedy"]))
+    scene.database.execute(statement)
+    (table,) = re.findall(r"UPDATE (\S+) SET", str(error["remedy"]))
+    assert table == statement.split()[2]
+    left = {"public": 1} | {schema: 0}
+    for tenant, rows in left.items():
+        assert scene.database.one(f'SELECT count(*) FROM "{tenant}".schema_migrations') == rows
+
+
+def test_no_remedy_names_the_history_of_another_schema(scene: Scene) -> None:
+    scene.write({"001_a.sql": "SELECT 1/0"})
+    for run in (scene.migrate(MIGRATION_SCHEMA="tenant_b"), scene.migrate(MIGRATION_SCHEMA="tenant_b")):
+        remedy = str(only_error(run)["remedy"])
+        assert remedy.startswith("Correct the file and deploy it.")
+        assert "entrypoint repair --failed" in remedy
+        assert " schema_migrations" not in remedy
+
+
 @pytest.mark.thorough
 def test_the_way_that_the_remedy_names(scene: Scene) -> None:
     scene.write(TWICE)

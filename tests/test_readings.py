@@ -87,7 +87,7 @@ def test_a_commit_without_begin_that_the_scanner_alone_finds_may_mean_units(scen
     scene.write({"001_x.sql": insert(FILLER + DISPUTED.format("COMMIT; SELECT 1/0"))})
     run = scene.start("migrate")
     assert run.wait() == 70, run.report()
-    assert "The statements before it are committed" in only_error(run)["remedy"]
+    assert "the statements before it are committed" in only_error(run)["message"]
     assert effects(scene) == ["one"]
 
 
@@ -183,8 +183,8 @@ ONLY_ONE = "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port=1 connect_time
         (f"BEGIN; {COMMITS} COMMIT;", False, [IN_A_BLOCK, "nothing in the file was committed"]),
         (f"SELECT 1; BEGIN; {COMMITS} COMMIT;", True, [IN_A_BLOCK]),
         (f"{PROCEDURE}DO $$ BEGIN CALL p(); END $$;", True, ["run the procedure with CALL"]),
-        (ONLY_ONE, False, ["Nothing in the file was committed before that statement"]),
-        ("DO $$ BEGIN COMMIT; PERFORM 1/0; END $$;", False, ["What it has committed itself stays"]),
+        (ONLY_ONE, False, ["nothing in the file was committed before that statement"]),
+        ("DO $$ BEGIN COMMIT; PERFORM 1/0; END $$;", False, ["what this statement has committed itself stays"]),
     ],
 )
 def test_what_came_before_is_told_only_where_something_did(
@@ -195,9 +195,9 @@ def test_what_came_before_is_told_only_where_something_did(
 ) -> None:
     scene.write({"001_x.sql": f"-- entrypoint: no-transaction\n{text}"})
     told = only_error(scene.migrate())
-    assert ("The statements before it are committed" in told["remedy"]) == before
+    assert ("the statements before it are committed" in told["message"]) == before
     for way_out in ways_out:
-        assert way_out in told["remedy"]
+        assert way_out in f"{told['message']} {told['remedy']}"
     assert "put `-- entrypoint: no-transaction`" not in told["remedy"]
 
 

@@ -131,7 +131,10 @@ def test_the_commands_in_their_order(database: Database, migrations_dir: Path, t
 def test_the_error_is_the_one_that_is_shown(database: Database, migrations_dir: Path, run_entrypoint: Start) -> None:
     shown = found("error: ").text
     first, fix = shown.splitlines()
-    name, line, column = re.findall(r'^error: (\d{3}_\w+\.sql):(\d+): column "(\w+)" does not exist$', first)[0]
+    fate = "it was rolled back and recorded as failed"
+    name, line, column = re.findall(
+        rf'^error: (\d{{3}}_\w+\.sql):(\d+): column "(\w+)" does not exist; {fate}$', first
+    )[0]
     write_migrations(
         migrations_dir,
         {"001_customers.sql": "CREATE TABLE customers (id bigint);\n", name: "\n" * (int(line) - 1) + _wrong(column)},

@@ -105,8 +105,10 @@ def test_a_failure_in_the_last_statement_of_a_merged_file_leaves_nothing(scene: 
     run = scene.migrate()
     assert run.code == 70
     error = only_error(run)
-    assert (error["line"], error["message"]) == (7, "002_x.sql:7: division by zero")
-    assert "It was rolled back and recorded as failed" in error["remedy"]
+    assert (error["line"], error["message"]) == (
+        7,
+        "002_x.sql:7: division by zero; it was rolled back and recorded as failed",
+    )
     assert not scene.database.exists("a")
     assert scene.ledger() == [(1, "completed"), (2, "failed")]
     scene.write({"002_x.sql": text.replace("1/0", "1")})
@@ -258,8 +260,8 @@ def test_a_mended_file_goes_on_where_it_failed(scene: Scene) -> None:
     scene.write({"001_base.sql": BASE, "002_x.sql": FAILS})
     run = scene.migrate()
     assert run.code == 70
-    remedy = only_error(run)["remedy"]
-    assert "units 1 to 3 of 5 (lines 1 to 6); unit 4 (line 7) was rolled back" in remedy
+    message = only_error(run)["message"]
+    assert "units 1 to 3 of 5 (lines 1 to 6); unit 4 (line 7) was rolled back" in message
     assert scene.ledger() == [(1, "completed"), (2, "failed")]
     again = scene.migrate()
     assert (again.code, scene.database.one("SELECT count(*) FROM t")) == (70, 2), "not until the file changes"

@@ -556,3 +556,31 @@ def test_an_operators_cancel_during_a_wait_is_still_an_operators(scene: Scene) -
         assert run.wait() == 70
     assert only_error(run)["event"] == "migration.stopped"
     assert run.logs("migration.retry") == []
+
+
+def test_all_who_look_say_how_to_let_the_holder_through(scene: Scene) -> None:
+    """Stopping the holder does not help: the next one waits for the same session."""
+    scene.database.execute("CREATE TABLE busy (a integer)")
+    scene.write(ALTER)
+    with scene.database.connect(application_name="report") as other:
+        other.execute("BEGIN; SELECT FROM busy")
+        ends = f"SELECT pg_terminate_backend({other.info.backend_pid})"
+        leader = scene.start("migrate", MIGRATION_DDL_LOCK_TIMEOUT_MS=20000)
+        until(lambda: (scene.lock()["progress_detail"] or {}).get("blocked_by"), 15, "who blocks it")
+        who = f"waiting for a lock held by backend {other.info.backend_pid} (postgres, report, idle in transaction, "
+        waiter = scene.start("migrate", MIGRATION_LOCK_TIMEOUT_MS=3000)
+        seen = waiter.until("lock.waiting")
+        unlock = scene.start("unlock")
+        assert unlock.wait() == 75
+        status = scene.start("status").ok().stdout
+        assert waiter.wait() == 75
+        for text, remedy in (
+            (seen["message"], seen["remedy"]),
+            (unlock.stdout, unlock.logs()[-1]["remedy"]),
+            (status, status),
+            (only_error(waiter)["message"], only_error(waiter)["remedy"]),
+        ):
+            assert who in " ".join(str(text).split()), text
+            assert ends in str(remedy), remedy
+        scene.database.execute(ends)
+        assert leader.wait() == 0

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.counts import count
+from entrypoint.database.spelling import history
 from entrypoint.errors.migration import MigrationError
 from entrypoint.errors.operator import no_such_number
 from entrypoint.migration.ledger import writing
@@ -118,8 +119,8 @@ def _refuse_contradictions(survey: Survey, number: int) -> None:
         remove = "entrypoint repair --failed"
         if walk_in(row.error_message) is not None or stopped_at(row.error_message or "") is not None:
             # `repair` keeps the row, because it says where the file continues.
-            table = "DELETE FROM schema_migrations"
-            remove = f"{table} WHERE migration_number = {row.number} AND status = 'failed'"
+            table = history(survey.place.schema)
+            remove = f"DELETE FROM {table} WHERE migration_number = {row.number} AND status = 'failed'"
         raise MigrationError(
             f"{row.filename} is recorded as {row.status}, not as completed; nothing was recorded",
             remedy=f"If it failed, remove its row first: {remove}. "

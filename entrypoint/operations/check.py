@@ -17,6 +17,7 @@ from entrypoint.migration.script.prepare import (
     examine_down_migration,
     examine_repeatables,
     faults_between,
+    forget,
     unknown_refresh,
 )
 from entrypoint.migration.script.report import complain, position_of
@@ -237,7 +238,7 @@ def look_at_reverse(file: MigrationFile, *, escapes: bool) -> FileReport:
         return FileReport(file, shown, [syntax], None)
     remedy = (
         "Remove it: a down migration and the removal of its row are one transaction. Or run the file with "
-        f"psql and then DELETE FROM schema_migrations WHERE migration_number = {file.number}."
+        f"psql and then {forget(file.number)}."
     )
     return FileReport(file, shown, _about_commands(prepared, shown) + _about_blocks(prepared, shown, remedy), prepared)
 

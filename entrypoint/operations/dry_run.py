@@ -196,7 +196,7 @@ def _foresee(
     obstacle = None
     try:
         refuse_intrusion(place)
-        refuse_below_floor(survey.plan)
+        refuse_below_floor(survey.plan, survey.place.schema)
         if settings.adopt is not None and survey.plan.pending:
             survey, adopted = adoption.foresee(settings, settings.adopt, survey, up_to, after=after)
         if survey.plan.pending and not place.founded:

@@ -80,7 +80,7 @@ def _rehearse(settings: Settings, rehearsed: list[Rehearsed], up_to: int | None,
             "MIGRATION_COMMAND is pending and cannot be rehearsed, because what it commits cannot be rolled back",
         )
     try:
-        refuse_below_floor(survey.plan)
+        refuse_below_floor(survey.plan, survey.place.schema)
         tell_differences(survey.directory, survey.plan)
         repeats = repeats_on(survey, settings, up_to)
         if not survey.plan.pending and not (repeats is not None and repeats.due):

@@ -46,7 +46,9 @@ def plan(settings: Settings, down_to: int) -> Rollback:
     with closing(survey.session):
         tell_differences(survey.directory, survey.plan)
         _check_target(survey, down_to)
-        steps = plan_reversal(survey.directory, survey.rows, down_to, escapes=survey.session.escapes)
+        steps = plan_reversal(
+            survey.directory, survey.rows, down_to, survey.place.schema, escapes=survey.session.escapes
+        )
         if steps:
             refuse_read_only(survey, f"{count(len(steps), 'migration is', 'migrations are')} to be reversed")
         elsewhere = _in_another_history(settings, survey, steps)

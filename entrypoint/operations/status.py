@@ -359,7 +359,7 @@ def summarise(plan: Plan, found: Reading, place: Place, *, refuse_out_of_order: 
         refused="; ".join(words.out_of_order(plan).faults) if refuse_out_of_order and plan.out_of_order else None,
         outstanding=len(plan.outstanding),
         outstanding_since=_since(plan, details),
-        below_floor=words.below_floor(plan).message if plan.below else None,
+        below_floor=words.below_floor(plan, place.schema).message if plan.below else None,
         where=whereabouts(),
     )
 

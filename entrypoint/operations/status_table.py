@@ -103,7 +103,8 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
     if status.command is not None:
         for text in describe(status.command):
             console.print(Text(_clean_report(text)), soft_wrap=True)
-    console.print(Text(_describe(status)), soft_wrap=width is None)
+    for text in _lock(status):
+        console.print(Text(text), soft_wrap=width is None)
     return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
 
 
@@ -280,6 +281,13 @@ def _clean_report(text: str) -> str:
     """Return one line of a report. Keeps the indentation, because a caret points at the line above."""
     indentation = text[: len(text) - len(text.lstrip(" "))]
     return indentation + " ".join(clean(word) for word in text[len(indentation) :].split(" "))
+
+
+def _lock(status: Status) -> Iterator[str]:
+    """Describe the lock, and say how to let its holder continue if another session blocks it."""
+    yield _describe(status)
+    if status.guarded and (frees := words.let_through(status.lock)):
+        yield f"  Fix (lock): {frees}"
 
 
 def _describe(status: Status) -> str:

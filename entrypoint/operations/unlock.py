@@ -153,6 +153,8 @@ def _refusal(unlock: Unlock) -> LockHeldError:
     else:
         message = "The lock's holder is alive: its session holds the advisory lock"
         remedy = "Wait for it. To stop it: entrypoint unlock --force."
+        if frees := words.let_through(row):
+            remedy = f"{frees} To stop the holder instead: entrypoint unlock --force."
     return LockHeldError(
         f"{message}; nothing was changed",
         remedy=remedy,

@@ -195,7 +195,7 @@ class _ByFiles(_Looker):
     def _judge(self, look: Look) -> tuple[Sight, EntrypointError | None]:
         plan = plan_of(self._files, look.rows)
         if plan.below:
-            raise words.below_floor(plan)
+            raise words.below_floor(plan, self._place.schema if self._place else "public")
         version = "empty" if plan.current is None else f"at version {plan.current}"
         if not self._settings.migrations_dir:
             return Sight(over=True, words="the schema is up to date", fields={}), None

@@ -202,7 +202,7 @@ _SCHEMAS: dict[str, object] = {
             "progress": {
                 **_nullable({"type": "object"}),
                 "description": "What the holder reports about a long statement: seconds, command, relation, phase, "
-                "percent, blockedBy, retry; for a file that runs in batches also rows, batches, secondsLeft.",
+                "percent, blockedBy, blocker, retry; for a file that runs in batches also rows, batches, secondsLeft.",
             },
         }
     ),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from entrypoint.counts import count
 from entrypoint.migration.ledger.reading import BACKUP
-from entrypoint.migration.observe.progress import Progress
+from entrypoint.migration.observe.progress import Progress, way_out
 from entrypoint.service import wording
 
 TYPE_CHECKING = False
@@ -178,7 +178,9 @@ def _activity(detail: Mapping[str, object]) -> str | None:
 
 def _notes(detail: Mapping[str, object]) -> Iterable[Note]:
     if blocker := _text(detail, "blocked_by"):
-        yield Note(f"It waits for a lock that {wording.name(blocker)} holds.")
+        said = f"It is waiting for a lock held by {wording.name(blocker)}."
+        ends = way_out(detail)
+        yield Note(f"{said} If you cannot wait until that session's transaction ends:", ends) if ends else Note(said)
     if retry := _text(detail, "retry"):
         yield Note(f"{wording.name(retry)}.")
 

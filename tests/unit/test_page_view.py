@@ -205,7 +205,7 @@ DETAILS: dict[str, tuple[dict[str, object], tuple[Steps | None, str | None, Step
     ),
     "blocked": (
         {"blocked_by": "process 9 (report)"},
-        (Steps(1, 3, "statement 2 of 3"), None, None, (Note("It waits for a lock that process 9 (report) holds."),)),
+        (Steps(1, 3, "statement 2 of 3"), None, None, (Note("It is waiting for a lock held by process 9 (report)."),)),
     ),
     "between two attempts": (
         {"retry": "it is tried again in 4 s"},

@@ -81,6 +81,9 @@ _IN_A_UNIT = {
 }
 
 
+_CORRECT = "Correct the file and deploy it. If the cause was outside the file and is fixed: entrypoint repair --failed."
+
+
 DEFERRED_TRIGGERS = "SELECT FROM pg_catalog.pg_trigger WHERE tginitdeferred LIMIT 1"
 """Returns a row if a file with `Advice.unless_deferred` must run as units.
 
@@ -284,23 +287,17 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
     def _where(self) -> int | None:
         return self._offset if self._offset is not None else self._statement_start
 
-    def failure(self, *, reverse: bool = False, remedy: str | None = None) -> MigrationFailedError:
-        """Return the error for the log and the ledger.
+    def failure(self, schema: str, *, reverse: bool = False, remedy: str | None = None) -> MigrationFailedError:
+        """Return the error for the log and the ledger, which is in `schema`.
 
         `reverse`: whether the file is a down migration. `remedy`: replaces the usual remedy if nothing is recorded.
         """
         error, file, text = self.error, self._migration.file, self._migration.source
         # Without a record, there is no row to repair first.
         forget = "entrypoint repair --failed, then " if remedy is None else ""
-        remedy = (
-            remedy
-            or self._of_a_batch
-            or (
-                f"{self._undone}. It will not run again until its file changes or its row is removed: entrypoint "
-                f"repair --failed{self._by_hand}."
-            )
-        )
-        if way_out := self._way_out(reverse=reverse):
+        fate, usual = ("", "") if remedy else self._of_a_batch(schema) or self._usual()
+        remedy = remedy or usual
+        if way_out := self._way_out(schema, reverse=reverse):
             remedy = f"{way_out} {remedy}"
         if error.sqlstate in _THERE_ALREADY and not reverse:
             remedy = (
@@ -310,7 +307,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         where = self._where
         line = None if where is None else text.count("\n", 0, where) + 1
         failure = MigrationFailedError(
-            f"{file.name}{'' if line is None else f':{line}'}: {error.primary}",
+            f"{file.name}{'' if line is None else f':{line}'}: {error.primary}{fate and f'; {fate}'}",
             report=render(
                 file.name, text, error, statement_start=self._statement_start, offset=self._offset, hidden=self._hidden
             ),
@@ -335,23 +332,18 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         advice = self._migration.advice
         return stop(advice.body, advice, units, index) if index else ""
 
-    @property
-    def _of_a_batch(self) -> str:
-        """What happened to the batch, and what to do; empty for a file without batches."""
-        advice, number = self._migration.advice, self._migration.file.number
-        if not advice.batched:
-            return ""
-        delete = f"DELETE FROM schema_migrations WHERE migration_number = {number} AND status = 'failed'"
+    def _of_a_batch(self, schema: str) -> tuple[str, str] | None:
+        """Return what happened to the batch, and what to do; None for a file without batches."""
+        if not self._migration.advice.batched:
+            return None
+        from entrypoint.database.spelling import history  # only needed after a failure
+
         if self._walk is None:
-            return (
-                "The batch was rolled back, no earlier batch is committed, and the failure was recorded. It will not "
-                f"run again until the file changes or the row is deleted: entrypoint repair --failed, or {delete}."
-            )
-        return (
-            f"The batch was rolled back, and the earlier ones are committed: {self._walk.words()}. The failure was "
-            "recorded, and the file will not run again. Once the cause is fixed, entrypoint repair --failed makes "
-            f"the next run continue with that batch, if the file is unchanged; {delete} makes it start from the "
-            "first one."
+            return "the batch was rolled back, and no earlier batch is committed", _CORRECT
+        return f"the batch was rolled back, and the earlier ones are committed: {self._walk.words()}", (
+            "Once the cause is fixed, entrypoint repair --failed makes the next run continue with that batch, if the "
+            f"file is unchanged. To start from the first batch instead: DELETE FROM {history(schema)} WHERE "
+            f"migration_number = {self._migration.file.number} AND status = 'failed'."
         )
 
     @property
@@ -363,54 +355,47 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         units = units_of(advice.body, advice)
         return next(index for index, unit in enumerate(units) if unit.number == self._unit.number), units
 
-    @property
-    def _by_hand(self) -> str:
-        """How to delete the row by hand; empty if it says which units are committed, as they would run again."""
-        if not self._migration.advice.transactional and self._units[0]:
-            return ""
-        number = self._migration.file.number
-        return f", or DELETE FROM schema_migrations WHERE migration_number = {number} AND status = 'failed'"
-
-    @property
-    def _undone(self) -> str:
-        """What happened to the migration's changes, as the beginning of a sentence."""
+    def _usual(self) -> tuple[str, str]:
+        """Return what happened to the migration's changes, and what to do."""
         unit, advice = self._unit, self._migration.advice
         if advice.transactional:
-            return "It was rolled back and recorded as failed"
+            return "it was rolled back and recorded as failed", _CORRECT
         index, units = self._units
         if unit is None:
             return (
-                "The statements before it are committed: remove them from the file, or make them safe to run again. "
-                "The failure was recorded"
+                "the statements before it are committed",
+                f"Remove them from the file, or make them safe to run again. {_CORRECT}",
             )
         if index:
             text, statements = self._migration.source, advice.statements
             line = statements[unit.number - 1].line
             last = text.count("\n", 0, statements[unit.number - 2].end) + 1
             fate = "was rolled back" if unit.begin else "failed"
+            where = f"{spelt_units(index)} of {len(units)} (lines {statements[0].line} to {last})"
+            then = f"It then continues at line {line}, if the statements above that line are unchanged."
             return (
-                f"The statements before it are committed: {spelt_units(index)} of {len(units)} (lines "
-                f"{statements[0].line} to {last}); unit {index + 1} (line {line}) {fate}. Once the file is fixed, it "
-                f"continues at line {line}, if the statements above that line are unchanged. If they are not, or if "
-                "you delete the row by hand, it runs from its first statement. The failure was recorded"
+                f"the statements before it are committed: {where}; unit {index + 1} (line {line}) {fate}",
+                f"{_CORRECT} {then} Otherwise, or if you delete its row by hand, it runs from its first statement.",
             )
         if unit.begin:
-            return "It was rolled back, nothing in the file was committed, and the failure was recorded"
+            return "it was rolled back, and nothing in the file was committed", _CORRECT
         if unit.words[:1] in (("CALL",), ("DO",)):
             return (
-                "It is the file's first statement. What it has committed itself stays: make it safe to run again. "
-                "The failure was recorded"
+                "what this statement has committed itself stays",
+                f"Make the file's first statement safe to run again. {_CORRECT}",
             )
-        return "Nothing in the file was committed before that statement. The failure was recorded"
+        return "nothing in the file was committed before that statement", _CORRECT
 
-    def _way_out(self, *, reverse: bool) -> str | None:
+    def _way_out(self, schema: str, *, reverse: bool) -> str | None:
         """Return what to do about a statement that cannot run in its transaction; None for other errors."""
         sqlstate, unit, file = self.error.sqlstate, self._unit, self._migration.file
         why = _NEEDS.get(sqlstate)
         if why is None:
             return None
         if reverse:
-            return f"{why}, {not_in_a_down_migration(file.number)}."
+            from entrypoint.database.spelling import history
+
+            return f"{why}, {not_in_a_down_migration(file.number, history(schema))}."
         if self._migration.advice.transactional:
             return why + _IN_A_MIGRATION[sqlstate]
         if unit is None or not unit.begin:

@@ -138,7 +138,7 @@ class BatchRunner:
                 beginning.refuse_another(task, self._walk, walk_in(message), number or "", name or "")
         key = beginning.judged(task, self._batch, self._query, oid, walk_in(rows[0][1]) if rows else None)
         self._walk = self._walk._replace(ground=key.ground)
-        earlier = beginning.resumed(file, self._batch, self._walk, *rows[0]) if rows else None
+        earlier = beginning.resumed(file, self._batch, self._walk, rows[0], self._place.schema) if rows else None
         if earlier is None:
             # If another session has locked the table, look closely enough to see it before our wait for the lock ends.
             task.watcher.look_closely(task.ddl_lock_timeout_ms / 1000)
@@ -244,7 +244,8 @@ class BatchRunner:
             if not refusal.error.sqlstate.startswith(_INCOMPARABLE) or refusal.error.sqlstate == INSUFFICIENT_PRIVILEGE:
                 raise
             self._worker.rollback(Deadline(2 * GRACE))
-            raise obstacles.incomparable(self._task.migration.file, self._batch, walk, refusal.error) from refusal
+            file, schema = self._task.migration.file, self._task.lease.place.schema
+            raise obstacles.incomparable(file, self._batch, walk, refusal.error, schema) from refusal
         return found[-1 - fresh.count(";")]
 
     def _change(self, first: str, last: str) -> int:

@@ -68,14 +68,16 @@ def refuse_another(task: Task, fresh: Walk, walk: Walk | None, number: str, name
     """
     if walk is not None and walk.batches and walk.statement == fresh.statement:
         task.lease.worker.rollback(Deadline(2 * GRACE))
-        raise obstacles.renumbered(task.migration.file, walk, number, name)
+        raise obstacles.renumbered(task.migration.file, walk, number, name, task.lease.place.schema)
 
 
-def resumed(file: MigrationFile, batch: Batch, fresh: Walk, status: str | None, message: str | None) -> Walk | None:
-    """Return the walk to continue, from the file's row; None if no batch is committed.
+def resumed(file: MigrationFile, batch: Batch, fresh: Walk, row: Row, schema: str) -> Walk | None:
+    """Return the walk to continue, from the status and message of the file's row; None if no batch is committed.
 
-    `fresh`: the walk that would begin otherwise. Raises MigrationFailedError if the file needs attention.
+    `fresh`: the walk that would begin otherwise. `schema`: where the ledger is. Raises
+    MigrationFailedError if the file needs attention.
     """
+    status, message = row
     walk = walk_in(message)
     if walk is None:
         if status == FAILED:
@@ -90,7 +92,7 @@ def resumed(file: MigrationFile, batch: Batch, fresh: Walk, status: str | None, 
         )
     if file.matches(walk.checksum) or (walk.statement, walk.columns) == (fresh.statement, fresh.columns):
         if walk.ground not in (None, fresh.ground) and walk.cursor is not None:
-            raise obstacles.elsewhere(file, batch, walk, fresh.ground or ("",))
+            raise obstacles.elsewhere(file, batch, walk, fresh.ground or ("",), schema)
         return fresh._replace(
             turn=walk.turn,
             cursor=walk.cursor,

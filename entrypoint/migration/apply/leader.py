@@ -287,7 +287,7 @@ class Leader:
         if self._adopter is not None:
             plan = self._adopt(self._adopter, plan)
         if plan.below:
-            raise words.below_floor(plan)
+            raise words.below_floor(plan, self._lease.place.schema)
         self._assignment.differences.tell(plan)
         if self._assignment.refuse_out_of_order and plan.out_of_order:
             raise words.out_of_order(plan)
@@ -657,9 +657,14 @@ class Leader:
 
     def _plain_failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
         if task.reverse:
-            again = "Correct the file, or whatever it ran into, and start again"
-            return refusal.failure(reverse=True, remedy=f"It was rolled back, and {task.what_remains}. {again}.")
-        failure = refusal.failure()
+            failure = refusal.failure(
+                self._lease.place.schema,
+                reverse=True,
+                remedy="Correct the file, or whatever it ran into, and start again.",
+            )
+            failure.message += f"; it was rolled back, and {task.what_remains}"
+            return failure
+        failure = refusal.failure(self._lease.place.schema)
         if refusal.error.sqlstate in TO_BE_DROPPED and self._assignment.directory.repeatables:
             failure.change = (
                 "If an object from repeatable/NAME.sql is in the way, drop it first (DROP ... IF EXISTS), and put "

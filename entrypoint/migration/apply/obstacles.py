@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from entrypoint.database.quoting import literal
+from entrypoint.database.spelling import history
 from entrypoint.errors.migration import MigrationFailedError, MigrationPreventedError
 from entrypoint.migration.apply.keys import Unfit
 from entrypoint.migration.ledger.walk import note
@@ -30,7 +31,9 @@ def unfit(file: MigrationFile, batch: Batch, verdict: Unfit, earlier: Walk | Non
     )
 
 
-def elsewhere(file: MigrationFile, batch: Batch, walk: Walk, ground: tuple[str, ...]) -> MigrationFailedError:
+def elsewhere(
+    file: MigrationFile, batch: Batch, walk: Walk, ground: tuple[str, ...], schema: str
+) -> MigrationFailedError:
     """Return the error for a walk whose table or key has changed, so that its position is no longer valid."""
     before = walk.ground or ("",)
     what = f"the key of {batch.table} was {', '.join(before[1:])} and is now {', '.join(ground[1:])}"
@@ -41,7 +44,7 @@ def elsewhere(file: MigrationFile, batch: Batch, walk: Walk, ground: tuple[str, 
         walk,
         f"{file.name} is at {walk.words()}, but {what}; no further batch was run",
         f"Undo the change to {batch.table}, then run entrypoint repair --failed to let it continue there. "
-        f"{_from_the_first(file)}",
+        f"{_from_the_first(file, schema)}",
     )
 
 
@@ -57,12 +60,12 @@ def changed(file: MigrationFile, walk: Walk, *, batched: bool = True) -> Migrati
     )
 
 
-def renumbered(file: MigrationFile, walk: Walk, number: str, name: str) -> MigrationPreventedError:
+def renumbered(file: MigrationFile, walk: Walk, number: str, name: str, schema: str) -> MigrationPreventedError:
     """Return the error for a file whose statement is already partly done as another file, `number` and `name`."""
     return MigrationPreventedError(
         f"{file.name} has the same statement as {foreign(name)}, which is at {walk.words()}; no further batch was run",
         remedy="Give the file its old name again, and it continues there. Or update the row to match: UPDATE "
-        f"schema_migrations SET migration_number = {file.number}, filename = {literal(file.name)} WHERE "
+        f"{history(schema)} SET migration_number = {file.number}, filename = {literal(file.name)} WHERE "
         f"migration_number = {number}.",
         version=file.number,
         file=file.name,
@@ -70,7 +73,7 @@ def renumbered(file: MigrationFile, walk: Walk, number: str, name: str) -> Migra
 
 
 def incomparable(
-    file: MigrationFile, batch: Batch, walk: Walk, error: StatementError
+    file: MigrationFile, batch: Batch, walk: Walk, error: StatementError, schema: str
 ) -> MigrationFailedError | MigrationPreventedError:
     """Return the error for keys that PostgreSQL cannot compare at all, or not with the walk's position."""
     if walk.cursor is None:
@@ -86,14 +89,14 @@ def incomparable(
         f"{file.name} is at {walk.words()}, but {columns} can no longer be compared with that: {error.primary}; no "
         "further batch was run",
         f"Undo the change to {batch.table} ({columns}) or to its type, then run entrypoint repair --failed to let it "
-        f"continue. {_from_the_first(file)}",
+        f"continue. {_from_the_first(file, schema)}",
     )
 
 
-def _from_the_first(file: MigrationFile) -> str:
+def _from_the_first(file: MigrationFile, schema: str) -> str:
     return (
         "If the file can safely run for all rows, including those already done, delete its row, and it runs from the "
-        f"first batch: DELETE FROM schema_migrations WHERE migration_number = {file.number} AND status = 'failed'."
+        f"first batch: DELETE FROM {history(schema)} WHERE migration_number = {file.number} AND status = 'failed'."
     )
 
 

@@ -195,7 +195,7 @@ class Repeater(Leader):
                 "PostgreSQL cannot replace it in place: drop it (DROP ... IF EXISTS) in a new migration with the "
                 f"line `-- entrypoint: refresh = {name}` at the top, so that this file is applied after it. {remedy}"
             )
-        failure = refusal.failure(remedy=remedy)
+        failure = refusal.failure(task.lease.place.schema, remedy=remedy)
         # The number of a repeatable file is only borrowed: that of the newest migration.
         failure.fields.pop("version", None)
         return failure

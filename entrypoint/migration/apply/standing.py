@@ -124,7 +124,7 @@ def file_ended_transaction(task: Task, refusal: Refused | None = None) -> Migrat
     remedy = "Remove COMMIT and ROLLBACK from the file, undo what it did by hand, and start again."
     if refusal is None:
         return MigrationFailedError(f"{file.name} {what}", remedy=remedy, version=file.number, file=file.name)
-    failure = refusal.failure(remedy=remedy)
+    failure = refusal.failure(task.lease.place.schema, remedy=remedy)
     failure.message = f"{failure.message}; before that the file {what}"
     failure.report = f"{failure.report}\nBefore that, {file.name} {what}."
     return failure

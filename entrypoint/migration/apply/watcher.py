@@ -342,5 +342,6 @@ def _detail(seen: Seen, now: float) -> dict[str, object]:
     if seen.activity.walk is not None:
         detail |= seen.activity.walk.fields()
     if seen.blockers:
-        detail["blocked_by"] = " and ".join(blocker.short for blocker in seen.blockers)
+        detail["blocked_by"] = " and ".join(blocker.brief for blocker in seen.blockers)
+        detail["blocker"] = seen.blockers[0].pid or None
     return {name: value for name, value in detail.items() if value is not None}

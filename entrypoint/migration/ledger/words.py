@@ -9,9 +9,7 @@ from entrypoint.errors.migration import (
     MigrationRequiresError,
     OutOfOrderError,
 )
-from entrypoint.migration.ledger.place import HOLDER_COLUMNS
 from entrypoint.migration.ledger.reading import BACKUP
-from entrypoint.migration.ledger.writing import nothing
 from entrypoint.migration.observe import progress
 from entrypoint.redaction import foreign, foreign_report
 
@@ -77,6 +75,12 @@ def doing_now(row: LockRow) -> str:
     return at and f"{at}{progress.describe(row.told)}"
 
 
+def let_through(row: LockRow | None) -> str | None:
+    """Return how to let a holder continue that waits for another session's lock; None if it waits for none."""
+    ends = row and progress.way_out(row.told)
+    return f"Wait until that session's transaction ends, or end the session: {ends}." if ends else None
+
+
 def facts(row: LockRow | None) -> dict[str, str | int | None]:
     """Return the log fields about the holder."""
     return {
@@ -116,7 +120,7 @@ def timed_out(
     """
     waited_ms = round(waited * 1000)
     apply_ms = round(may_take * 1000)
-    by_hand = f"UPDATE migration_lock SET {nothing(HOLDER_COLUMNS)} WHERE id = 1"
+    frees = let_through(row)
     if stranger is not None:
         remedy = (
             f"If it is not a replica about to migrate: SELECT pg_terminate_backend({stranger.pid}). The key is "
@@ -124,21 +128,23 @@ def timed_out(
         )
     elif row is not None and row.legacy:
         remedy = (
-            "If that replica is gone: entrypoint unlock --force; or SELECT release_stale_migration_locks(), which "
-            f"frees a lock older than 10 minutes; or {by_hand}."
+            "If that replica is gone: entrypoint unlock, which frees a lock older than 10 minutes; or, to free it now, "
+            "entrypoint unlock --force."
         )
     elif fenced:
         remedy = (
             "The holder no longer responds, but a transaction of one of its sessions is still open. To end it: "
             f"entrypoint unlock --force, as {WHO_MAY_END}."
         )
+    elif frees:
+        remedy = f"The holder is alive. {frees} To stop the holder instead: entrypoint unlock --force."
     elif waited_ms < apply_ms:
         remedy = (
             f"The holder is alive and may take {apply_ms} ms (MIGRATION_TIMEOUT_MS): set MIGRATION_LOCK_TIMEOUT_MS to "
-            f"at least as much, or leave it unset. To stop it: entrypoint unlock --force; or {by_hand}."
+            f"at least as much, or leave it unset. To stop it: entrypoint unlock --force."
         )
     else:
-        remedy = f"The holder is alive. To stop it: entrypoint unlock --force; or {by_hand}."
+        remedy = "The holder is alive. To stop it: entrypoint unlock --force."
     return LockTimeoutError(
         f"Failed to acquire migration lock after {waited_ms}ms: {holder(row, stranger)}",
         remedy=remedy,
@@ -149,15 +155,10 @@ def timed_out(
 def held_back(row: LedgerRow) -> MigrationHeldBackError:
     """Return the error for a migration that failed earlier and waits for a person."""
     from entrypoint.migration.ledger.walk import walk_in, without_walk  # only needed after a failure
-    from entrypoint.migration.script.units import stopped_at
 
     remedy = (
-        "Correct the file and deploy it. If the cause was outside the file and is fixed: entrypoint repair --failed"
+        "Correct the file and deploy it. If the cause was outside the file and is fixed: entrypoint repair --failed."
     )
-    # If part of the file is committed, the row says where to continue, so do not suggest deleting it.
-    if stopped_at(row.error_message or "") is None:
-        remedy += f"; or DELETE FROM schema_migrations WHERE migration_number = {row.number} AND status = 'failed'"
-    remedy += "."
     if walk_in(row.error_message) is not None:
         remedy = (
             "Once the cause is fixed, entrypoint repair --failed makes the next run continue with the file's "
@@ -193,14 +194,16 @@ def obstacle(plan: Plan) -> MigrationError | None:
     )
 
 
-def below_floor(plan: Plan) -> BelowFloorError:
-    """Return the error for an image that is too old for what has been applied."""
+def below_floor(plan: Plan, schema: str) -> BelowFloorError:
+    """Return the error for an image that is too old for what has been applied, according to the ledger in `schema`."""
+    from entrypoint.database.spelling import history  # only needed for this error
+
     row = plan.below[0]
     more = f" (and {len(plan.below) - 1} more like it)" if plan.below[1:] else ""
     return BelowFloorError(
         f"This image is too old for the schema: it does not contain {foreign(row.floor or '')}, which every image "
         f"needs since {foreign(row.filename)} was applied{more}; nothing was run",
-        remedy="Start an image that has that file. If the floor is wrong: UPDATE schema_migrations SET floor = NULL "
+        remedy=f"Start an image that has that file. If the floor is wrong: UPDATE {history(schema)} SET floor = NULL "
         f"WHERE migration_number = {row.number}.",
         version=plan.current,
         file=row.floor,

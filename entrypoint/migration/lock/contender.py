@@ -156,7 +156,7 @@ class Contender:
             plan = self._assignment.plan(look.rows)
             self._seen, self.current, self._taken = look.lock, plan.current, not look.lock_free
             if plan.below and not self._regardless:
-                raise words.below_floor(plan)
+                raise words.below_floor(plan, self._place.schema)
             commanded = self._command_is_pending(session, look, plan)
             repeating = self._repeatables_are_due(session, look, plan)
             wanted = self._regardless or repeating or commanded
@@ -375,4 +375,5 @@ class Contender:
             statements=row.statements if row else None,
             **words.statement_facts(row),
             pending=len(plan.pending),
+            remedy=None if stranger else words.let_through(row),
         )

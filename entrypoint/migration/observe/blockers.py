@@ -105,6 +105,11 @@ class Blocker(NamedTuple):
         whose = ", ".join(part for part in (self.user, self.application) if part)
         return f"{self.name} ({whose})" if whose else self.name
 
+    @property
+    def brief(self) -> str:
+        """The same, with what it is doing and since when, but without its query."""
+        return self._replace(query="").words()
+
     def words(self) -> str:
         """Return everything that is known about it."""
         if self.gid is not None:

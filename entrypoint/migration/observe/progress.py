@@ -173,5 +173,14 @@ def describe(detail: Mapping[str, object]) -> str:
     return text
 
 
+def way_out(detail: Mapping[str, object]) -> str | None:
+    """Return the SQL that ends the session for which the holder waits; None if it waits for none.
+
+    Only the number comes from the row, because others may be able to write there.
+    """
+    pid = detail.get("blocker")
+    return f"SELECT pg_terminate_backend({pid})" if type(pid) is int and pid > 0 and detail.get("blocked_by") else None
+
+
 def _text(value: object) -> str | None:
     return None if value is None else str(value)

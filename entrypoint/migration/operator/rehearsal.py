@@ -312,7 +312,8 @@ class Rehearser(Leader):
 
     def _failure(self, _task: Task, refusal: Refused) -> MigrationFailedError:
         return refusal.failure(
-            remedy="Correct it and rehearse again; the rehearsal is rolled back and nothing is recorded."
+            self._lease.place.schema,
+            remedy="Correct it and rehearse again; the rehearsal is rolled back and nothing is recorded.",
         )
 
     def _file_ended_transaction(self, task: Task, refusal: Refused | None = None) -> MigrationFailedError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from entrypoint.database.answers import StatementError
+from entrypoint.database.spelling import history
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.migration import MigrationError
 from entrypoint.errors.operator import LedgerChangedError
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
 
 # `check` does not report them, because down migrations are optional.
 _WRITE = (
-    "Write each down migration that is missing, or use the image that has it; or take that migration back by hand, and "
-    "then DELETE FROM schema_migrations WHERE migration_number = its number."
+    "Write each down migration that is missing, or use the image that has it. Or undo that migration by hand, and then "
+    "DELETE FROM {table} WHERE migration_number = its number."
 )
 # Seconds for reading the ledger under the lock.
 _PATIENCE = 30.0
@@ -57,11 +58,14 @@ class Step(NamedTuple):
     reverse: Prepared
 
 
-def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int, *, escapes: bool) -> tuple[Step, ...]:
+def plan_reversal(
+    directory: Directory, rows: Sequence[LedgerRow], down_to: int, schema: str, *, escapes: bool
+) -> tuple[Step, ...]:
     """Return the steps that reverse every row above `down_to`, newest first.
 
     Raises MigrationFilesError with all errors in the necessary down migrations, including missing ones, and
-    MigrationError if a row has a state that no file can reverse. `escapes`: how the session reads strings.
+    MigrationError if a row has a state that no file can reverse. `schema`: where the rows are. `escapes`: how the
+    session reads strings.
     """
     above = sorted((row for row in rows if row.number > down_to), reverse=True)
     if not above:
@@ -75,7 +79,7 @@ def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int,
             steps.append(Step(row, _nothing_for(row)))
             continue
         if row.status != COMPLETED:
-            raise _half_applied(row)
+            raise _half_applied(row, history(schema))
         file = reverses.get(row.number)
         if file is None:
             newer = "" if row.number in migrations else ", nor is the migration itself there: a newer image applied it"
@@ -87,7 +91,7 @@ def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int,
         if reverse is not None:
             steps.append(Step(row, reverse))
     if missing:
-        raise bad_files([*missing, *faults], _WRITE)
+        raise bad_files([*missing, *faults], _WRITE.replace("{table}", history(schema)))
     if faults:
         raise bad_files(faults)
     return tuple(steps)
@@ -163,16 +167,16 @@ def _nothing_for(row: LedgerRow) -> Prepared:
     return Prepared(MigrationFile(row.number, row.filename, "", "", ""), "", advise(""))
 
 
-def _half_applied(row: LedgerRow) -> MigrationError:
+def _half_applied(row: LedgerRow, table: str) -> MigrationError:
     what = (
         foreign_report(without_walk(row.error_message or ""), row.filename) or "no message was recorded"
     ).splitlines()[0]
     number = f"migration_number = {row.number}"
     return MigrationError(
         f"{row.filename} is {row.status} ({what}), and part of it may have taken effect; nothing was reversed",
-        remedy="Look which of its statements took effect. If its down migration is right for that: UPDATE "
-        f"schema_migrations SET status = 'completed' WHERE {number}, and start again. If you undid it by hand: DELETE "
-        f"FROM schema_migrations WHERE {number}.",
+        remedy="Check which of its statements took effect. If its down migration is right for that: UPDATE "
+        f"{table} SET status = 'completed' WHERE {number}, and start again. If you undid it by hand: DELETE FROM "
+        f"{table} WHERE {number}.",
         version=row.number,
         file=row.filename,
     )

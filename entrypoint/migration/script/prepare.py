@@ -181,13 +181,22 @@ def examine_down_migration(file: MigrationFile, *, escapes: bool = False) -> tup
     ]
 
 
-def not_in_a_down_migration(number: int) -> str:
-    """Return, as the end of a sentence, what to do about a statement that cannot run in a transaction."""
+def not_in_a_down_migration(number: int, table: str = "") -> str:
+    """Return, as the end of a sentence, what to do about a statement that cannot run in a transaction.
+
+    `table`: the migration history with its schema, as SQL, if that is known.
+    """
     return (
         "and a down migration is one, so that its row is removed with it; leave out the statement, or its "
-        "CONCURRENTLY, or run the file with psql and then DELETE FROM schema_migrations WHERE migration_number = "
-        f"{number}"
+        f"CONCURRENTLY, or run the file with psql and then {forget(number, table)}"
     )
+
+
+def forget(number: int, table: str = "") -> str:
+    """Return how to remove a row by hand; without the table, not as SQL, which could change another history."""
+    if table:
+        return f"DELETE FROM {table} WHERE migration_number = {number}"
+    return f"delete the row with migration_number = {number} from your schema_migrations"
 
 
 def prepare_repeatables(directory: Directory, *, escapes: bool) -> tuple[Prepared, ...]:
