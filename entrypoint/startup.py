@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     Display = Callable[[Board], AbstractContextManager[None]]
 
 
+_NO_DIRECTORY = (
+    "Set MIGRATIONS_DIR to the image's migrations directory, or set AUTO_MIGRATE=false if there are no migrations."
+)
+
+
 class Outcome(NamedTuple):
     """How the start went: the application's variables and the exit code follow from it."""
 
@@ -131,7 +136,9 @@ def _answer(
     from entrypoint.migration.script import files
 
     repeating = settings.command is None
-    directory = files.load_directory(settings.migrations_dir, settings.file_limit, repeating=repeating)
+    directory = files.load_directory(
+        settings.migrations_dir, settings.file_limit, repeating=repeating, remedy=_NO_DIRECTORY
+    )
     if directory.faults:
         from entrypoint.migration.script.prepare import refuse_bad_names
 

@@ -308,7 +308,9 @@ def test_what_was_adopted_is_not_reversed_only_to_be_adopted_again(scene: Scene)
 @pytest.mark.thorough
 def test_status_says_that_another_tool_was_here_first(scene: Scene) -> None:
     said = "Note: goose has migrated this database (public.goose_db_version), and nothing is recorded here."
-    assert said in scene.start("status").ok().stdout
+    shown = scene.start("status").ok().stdout
+    assert said in shown
+    assert "entrypoint adopt --from goose" in shown
     assert "goose" not in scene.start("status", MIGRATION_ADOPT="goose").ok().stdout
     adopt(scene, "--yes").ok()
     assert "goose" not in scene.start("status").ok().stdout
@@ -316,12 +318,15 @@ def test_status_says_that_another_tool_was_here_first(scene: Scene) -> None:
 
 def test_whoever_forgets_to_adopt_is_told_before_and_after_it_fails(scene: Scene) -> None:
     said = "goose has migrated this database (public.goose_db_version), and nothing is recorded here"
-    assert said in scene.start("migrate", "--dry-run").ok().stdout
+    planned = scene.start("migrate", "--dry-run").ok().stdout
+    assert said in planned
+    assert "entrypoint adopt --from goose" in planned
     run = scene.start("migrate")
     assert run.wait() == 70, run.report()
     [warning] = run.logs("adopt.missing")
     assert (warning["tool"], warning["table"]) == ("goose", "public.goose_db_version")
     assert "MIGRATION_ADOPT=goose" in warning["remedy"]
+    assert only_error(run)["remedy"] == warning["remedy"], "no other way, such as a baseline"
     assert said in scene.start("status").ok().stdout
     assert scene.run(MIGRATION_ADOPT="goose")[:2] == ("migrated", "3")
     assert said not in scene.start("status").ok().stdout

@@ -247,7 +247,7 @@ def test_the_lock_and_its_holder(scene: Scene) -> None:
         working = scene.start("migrate")
         gate.arrival()
         until(lambda: scene.lock()["progress_statement"], what="the watcher's first look")
-        said = table(scene)[-1]
+        said = next(line for line in table(scene) if line.startswith("Lock: "))
         pattern = (
             rf"Lock: held by \S+ \(process {working.pid}\), since \d{{4}}-\S+Z \(\d+(ms|\.\ds|m\d\ds)\), "
             r"at 001_wait\.sql, statement [12](?: or later)? of 2(?: or later)?, for \d+ s.*\."
@@ -509,3 +509,13 @@ def test_who_has_locked_the_locks_row_or_table_is_named(scene: Scene) -> None:
         assert f"pg_terminate_backend({pid})" in record["remedy"]
         other.execute("ROLLBACK")
     assert scene.start("status").ok().stdout.splitlines()[-1] == "Lock: free."
+
+
+def test_without_a_directory_it_does_not_suggest_to_turn_migrations_off(scene: Scene) -> None:
+    """AUTO_MIGRATE is about starts."""
+    for command in ("status", "migrate"):
+        run = scene.start(command, MIGRATIONS_DIR="nope")
+        assert run.wait() == 78
+        remedy = str(only_error(run)["remedy"])
+        assert ("AUTO_MIGRATE" in remedy) == (command == "migrate")
+        assert "MIGRATIONS_DIR" in remedy

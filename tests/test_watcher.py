@@ -562,10 +562,11 @@ def test_all_who_look_say_how_to_let_the_holder_through(scene: Scene) -> None:
     """Stopping the holder does not help: the next one waits for the same session."""
     scene.database.execute("CREATE TABLE busy (a integer)")
     scene.write(ALTER)
-    with scene.database.connect(application_name="report") as other:
+    with contextlib.closing(scene.database.connect(application_name="report")) as other:
         other.execute("BEGIN; SELECT FROM busy")
         ends = f"SELECT pg_terminate_backend({other.info.backend_pid})"
         leader = scene.start("migrate", MIGRATION_DDL_LOCK_TIMEOUT_MS=20000)
+        leader.until("migration.blocked")
         until(lambda: (scene.lock()["progress_detail"] or {}).get("blocked_by"), 15, "who blocks it")
         who = f"waiting for a lock held by backend {other.info.backend_pid} (postgres, report, idle in transaction, "
         waiter = scene.start("migrate", MIGRATION_LOCK_TIMEOUT_MS=3000)

@@ -46,7 +46,7 @@ def as_text(found: Foreseen) -> str:
     lines += later
     lines += [] if found.note is None else describe(found.note)
     if found.unadopted is not None:
-        lines.append(f"Note: {visible(found.unadopted)}. If these files are its migrations, adopt that history first.")
+        lines.append(f"Note: {visible(found.unadopted)}.")
     return "\n".join(lines) + "\n"
 
 

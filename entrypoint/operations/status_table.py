@@ -58,7 +58,7 @@ _FIXES = {
     "missing": "restore the file. To forget its row: entrypoint repair --missing",
 }
 _REFUSED = "Starts refuse it (exit code 65). Rename it, or set MIGRATION_OUT_OF_ORDER=warn to run it anyway."
-_ADOPT = "A start would run every file. To take that history over first: entrypoint adopt --from TOOL."
+_ADOPT = "A start would run every file."
 
 
 def as_text(status: Status, *, width: int | None, colours: bool) -> str:
@@ -103,8 +103,7 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
     if status.command is not None:
         for text in describe(status.command):
             console.print(Text(_clean_report(text)), soft_wrap=True)
-    for text in _lock(status):
-        console.print(Text(text), soft_wrap=width is None)
+    console.print(Text("\n".join(_lock(status))), soft_wrap=width is None)
     return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
 
 

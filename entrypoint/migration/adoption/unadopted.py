@@ -31,9 +31,10 @@ def other_history(session: Session, role: str | None) -> tuple[str, ToolTable] |
 
 
 def unadopted(session: Session, role: str | None) -> str | None:
-    """Return whose history is here, as a clause."""
+    """Return whose history is here and how to take it over, without the last full stop."""
     found = other_history(session, role)
     if found is None:
         return None
     tool, table = found
-    return f"{BY_NAME[tool].shown} has migrated this database ({table.shown}), and nothing is recorded here"
+    has = f"{BY_NAME[tool].shown} has migrated this database ({table.shown}), and nothing is recorded here"
+    return f"{has}. If these files are its migrations, take over that history first: entrypoint adopt --from {tool}"

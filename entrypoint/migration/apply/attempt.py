@@ -57,7 +57,7 @@ _NOTICE_LEVELS = {"WARNING": logs.WARNING, "DEBUG": logs.DEBUG}
 
 
 # Errors in a database whose schema existed before this program did.
-_THERE_ALREADY = (DUPLICATE_FUNCTION, DUPLICATE_OBJECT, DUPLICATE_SCHEMA, DUPLICATE_TABLE)
+THERE_ALREADY = (DUPLICATE_FUNCTION, DUPLICATE_OBJECT, DUPLICATE_SCHEMA, DUPLICATE_TABLE)
 # Statements that need a separate transaction for reasons that only the server knows.
 _NEEDS = {
     ACTIVE_SQL_TRANSACTION: "It cannot run inside a transaction",
@@ -299,7 +299,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         remedy = remedy or usual
         if way_out := self._way_out(schema, reverse=reverse):
             remedy = f"{way_out} {remedy}"
-        if error.sqlstate in _THERE_ALREADY and not reverse:
+        if error.sqlstate in THERE_ALREADY and not reverse:
             remedy = (
                 f"{remedy} If the schema existed before this program did, record how far it is: {forget}entrypoint "
                 "baseline N."

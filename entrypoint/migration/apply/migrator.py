@@ -8,6 +8,7 @@ from entrypoint import logs
 from entrypoint.deadline import pause
 from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.errors.migration import LeaseLostError
+from entrypoint.migration.apply.attempt import THERE_ALREADY
 from entrypoint.migration.apply.leader import Applied, Leader
 from entrypoint.migration.apply.outside import refuse_behind_pooler
 from entrypoint.migration.ledger import reading, words
@@ -52,25 +53,30 @@ class Result(NamedTuple):
     """The repeatable files that were applied."""
 
 
-def _warn_if_unadopted(assignment: Assignment, plan: Plan, prepared: Iterable[Prepared], session: Session) -> None:
-    """Warn if files were imported from a tool whose history is in this database and has not been adopted."""
+def _warn_if_unadopted(assignment: Assignment, plan: Plan, prepared: Iterable[Prepared], session: Session) -> str:
+    """Warn if files were imported from a tool whose history is in this database and has not been adopted.
+
+    Return what to do about it; empty if there is no such history.
+    """
     if assignment.adopt is not None or plan.applied or not any(one.advice.directives.origin for one in prepared):
-        return
+        return ""
     from entrypoint.migration.adoption.unadopted import other_history
 
     found = other_history(session, assignment.role)
     if found is None:
-        return
+        return ""
     tool, table = found
+    remedy = f"To take over that history first: MIGRATION_ADOPT={tool}, or entrypoint adopt --from {tool}."
     logs.event(
         logs.WARNING,
         "adopt.missing",
         f"another tool keeps its history here ({table.shown}), and nothing is recorded yet: what it applied will run "
         "again",
-        remedy=f"To take over that history first: MIGRATION_ADOPT={tool}, or entrypoint adopt --from {tool}.",
+        remedy=remedy,
         tool=tool,
         table=table.shown,
     )
+    return remedy
 
 
 def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) -> Result:
@@ -97,7 +103,7 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
         repeatables = prepare_repeatables(assignment.directory, escapes=session.escapes)
     refuse_unknown_refresh(prepared.values(), assignment.directory)
     refuse_behind_pooler(prepared.values(), session, place)
-    _warn_if_unadopted(assignment, plan, prepared.values(), session)
+    adopt_first = _warn_if_unadopted(assignment, plan, prepared.values(), session)
     backup_first = _backup_first(assignment, plan, session, place)
     if assignment.wanted is not None:
         from entrypoint.tool.leading import find_program
@@ -135,14 +141,16 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
             tuple(applied), contender.waited, contender.current, None, contender.verdict, tuple(repeated)
         )
     except EntrypointError as error:
-        _tell_how_far(error, applied, contender.current)
+        _complete(error, applied, contender.current, adopt_first)
         raise
     finally:
         contender.close()
 
 
-def _tell_how_far(error: EntrypointError, applied: Sequence[Applied], current: int | None) -> None:
-    """Add to an error what had been applied before it."""
+def _complete(error: EntrypointError, applied: Sequence[Applied], current: int | None, adopt_first: str) -> None:
+    """Add to an error what had been applied before it, and the remedy if a forgotten adoption has caused it."""
+    if adopt_first and error.fields.get("sqlstate") in THERE_ALREADY:
+        error.remedy = adopt_first
     error.schema_version = max([*(migration.version for migration in applied), current or 0]) or None
     error.applied = tuple(migration.file for migration in applied)
 

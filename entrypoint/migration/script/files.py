@@ -120,12 +120,16 @@ class Directory(NamedTuple):
         return max((file.number for file in self.files), default=0)
 
 
-def load_directory(path: str, limit: int | None = None, *, repeating: bool = True) -> Directory:
+WHERE = "Run it where the migrations directory is, or set MIGRATIONS_DIR to its path."
+"""What to do if there is no such directory."""
+
+
+def load_directory(path: str, limit: int | None = None, *, repeating: bool = True, remedy: str = WHERE) -> Directory:
     """Read the names and checksums of all migrations in `path`. A file with more than `limit` bytes is a fault.
 
     Files that do not end in `.sql`, or begin with a dot, are ignored. An empty `path` means that there is no directory,
     because another tool has all migrations. `repeating`: whether to read the files in repeatable/. Raises
-    ConfigurationError if the directory cannot be read.
+    ConfigurationError with `remedy` if the directory cannot be read.
     """
     if not path:
         return Directory(path, (), (), (), limit)
@@ -134,8 +138,7 @@ def load_directory(path: str, limit: int | None = None, *, repeating: bool = Tru
     except OSError as error:
         raise ConfigurationError(
             f"Cannot read the migrations directory {path!r}: {error.strerror}",
-            remedy="Set MIGRATIONS_DIR to the image's migrations directory, or set AUTO_MIGRATE=false if there are "
-            "no migrations.",
+            remedy=remedy,
         ) from None
     names = sorted(filter(is_sql, listed))
     numbers = {name: number_of(name) for name in names}
