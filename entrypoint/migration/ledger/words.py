@@ -120,7 +120,6 @@ def timed_out(
     """
     waited_ms = round(waited * 1000)
     apply_ms = round(may_take * 1000)
-    frees = let_through(row)
     if stranger is not None:
         remedy = (
             f"If it is not a replica about to migrate: SELECT pg_terminate_backend({stranger.pid}). The key is "
@@ -136,8 +135,6 @@ def timed_out(
             "The holder no longer responds, but a transaction of one of its sessions is still open. To end it: "
             f"entrypoint unlock --force, as {WHO_MAY_END}."
         )
-    elif frees:
-        remedy = f"The holder is alive. {frees} To stop the holder instead: entrypoint unlock --force."
     elif waited_ms < apply_ms:
         remedy = (
             f"The holder is alive and may take {apply_ms} ms (MIGRATION_TIMEOUT_MS): set MIGRATION_LOCK_TIMEOUT_MS to "
@@ -145,6 +142,8 @@ def timed_out(
         )
     else:
         remedy = "The holder is alive. To stop it: entrypoint unlock --force."
+    if remedy.startswith("The holder is alive") and (frees := let_through(row)):
+        remedy = f"{frees} {remedy}"
     return LockTimeoutError(
         f"Failed to acquire migration lock after {waited_ms}ms: {holder(row, stranger)}",
         remedy=remedy,
