@@ -192,6 +192,21 @@ def test_unlock_tells_the_commands_session_from_ours(
     assert first.wait() == 143
 
 
+AROUND = """
+import sys, psycopg
+with psycopg.connect(sys.argv[1]) as connection:
+    connection.execute("CREATE TABLE IF NOT EXISTS around ()")
+"""
+
+
+def test_a_tool_that_goes_around_the_relay_is_warned_of(launch: Launch, database: Database) -> None:
+    run = launch(AROUND, database.url).ok()
+    (warning,) = run.logs("command.direct")
+    assert warning["level"] == "warning"
+    assert "DATABASE_URL" in warning["remedy"]
+    assert not launch(SHOW, "SELECT 1").ok().logs("command.direct")
+
+
 def test_behind_a_pooler_it_goes_by_itself_with_its_name(launch: Launch, database: Database) -> None:
     if executable() is None:
         missing("no pgbouncer")

@@ -182,7 +182,19 @@ class ToolRunner:
             run=number,
             duration_ms=milliseconds,
         )
-        if verdict.always or after.digest in (runs.NOTHING, runs.UNKNOWN):
+        # If the tool's history is known and unchanged, it may have seen without a connection that nothing is pending.
+        unknown = after.digest in (runs.NOTHING, runs.UNKNOWN)
+        if ended.bypassed and (unknown or after.digest != before.digest):
+            logs.event(
+                logs.WARNING,
+                "command.direct",
+                f"{command} did not connect through the relay. If it connected directly, PostgreSQL may finish its "
+                "last statement after the lock has gone to another replica",
+                remedy="Make it read the database's address from DATABASE_URL (docs/command.md).",
+                command=command,
+                run=number,
+            )
+        if verdict.always or unknown:
             self._tell_always()
         return Performed(command, ended.seconds)
 

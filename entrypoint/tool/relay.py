@@ -89,6 +89,8 @@ class Way(NamedTuple):
     """Why there is no relay; empty if there is one."""
     close: Callable[[float], None]
     """Closes all connections, and ends the tool's sessions in the server within that many seconds. Never raises."""
+    unused: Callable[[], bool]
+    """Tells whether there is a relay, and nothing has connected to it so far."""
 
 
 def open_way(order: Order, lease: Lease) -> Way:
@@ -100,7 +102,7 @@ def open_way(order: Order, lease: Lease) -> Way:
     note, encrypted = _why_no_relay(order, lease, public)
     if note:
         environ = variables.named_only(order.environ, address, name, pooled=order.pooled, checks=checks)
-        return Way(environ, note, lambda seconds: _end_sessions(lease, order.token, seconds))
+        return Way(environ, note, lambda seconds: _end_sessions(lease, order.token, seconds), lambda: False)
     host, port, database = lease.worker.whereabouts()
     parameters = {**public, "sslpassword": secret.get("sslpassword", "")}
     server = Server(host, public.get("hostaddr", ""), port, public.get("sslmode", "prefer"), encrypted, parameters)
@@ -122,7 +124,7 @@ def open_way(order: Order, lease: Lease) -> Way:
                 os.close(file)
             _end_sessions(lease, order.token, seconds)
 
-    return Way(environ, "", close)
+    return Way(environ, "", close, lambda: not relay.used)
 
 
 def _issue(order: Order, user: str) -> login.PasswordIssuer | None:
@@ -205,6 +207,8 @@ class Relay:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._open: set[socket.socket] = set()
+        self.used = False
+        """Whether anybody has connected."""
         self._listener = socket.create_server((HOST, 0), backlog=_BACKLOG)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=logs.carried(self._accept), name="relay", daemon=True).start()
@@ -231,6 +235,7 @@ class Relay:
                     # Out of descriptors: wait for clients to leave.
                     select.select((), (), (), 0.1)
                     continue
+                self.used = True
                 threading.Thread(target=logs.carried(self._serve), args=(client,), name="relayed", daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:

@@ -63,6 +63,8 @@ class ToolResult(NamedTuple):
     """The last lines that it printed, without secrets."""
     timed_out: bool
     cannot_start: str
+    bypassed: bool = False
+    """Whether there was a relay to the server, and no connection came."""
 
 
 def run_tool(order: ToolOrder, lease: Lease, deadline: Deadline) -> ToolResult:
@@ -79,7 +81,7 @@ def run_tool(order: ToolOrder, lease: Lease, deadline: Deadline) -> ToolResult:
         )
     patience = _SESSIONS
     try:
-        return _run(order, way.environ, lease, deadline)
+        return _run(order, way.environ, lease, deadline)._replace(bypassed=way.unused())
     except (signals.Interrupted, KeyboardInterrupt):
         patience = 0.0
         raise
