@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +15,7 @@ from kit.migrations import write_migrations
 from kit.processes import PROGRAM, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Self
 
     from demo.postgres import Server
@@ -194,6 +195,16 @@ def token_of(run: Run) -> str:
 def application_of(token: str) -> str:
     """Return the `application_name` of the process with a lease's token: the token without the lease's number."""
     return f"entrypoint:{token.partition('.')[0]}"
+
+
+@contextmanager
+def namesake(database: Database, token: str) -> Iterator[Callable[[], bool]]:
+    """Open a transaction of the application whose session is named like a holder's; yield whether it is still there.
+
+    Behind a pooler, a server session keeps its application_name for the next client that sets none.
+    """
+    with database.connect(application_name=application_of(token)) as connection, connection.transaction():
+        yield lambda: connection.execute("SELECT 1").fetchone() == (1,)
 
 
 def errors(run: Run) -> list[Record]:

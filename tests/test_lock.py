@@ -23,6 +23,7 @@ from scene import (
     errors,
     load_legacy,
     lock_key,
+    namesake,
     only_error,
     token_of,
     told,
@@ -200,6 +201,27 @@ def test_a_time_out_behind_a_frozen_holder_does_not_call_it_alive(scene: Scene) 
         leader.kill(signal.SIGCONT)
         assert leader.wait() == 0, leader.report()
     scene.database.execute(f"DROP OWNED BY {login}; DROP ROLE {login}")
+
+
+@pytest.mark.thorough
+def test_a_frozen_holders_takeover_spares_sessions_that_only_have_its_name(scene: Scene) -> None:
+    scene.write(GATED)
+    with Gate(scene.database) as gate:
+        leader = scene.start("migrate")
+        token = token_of(leader)
+        worker = gate.arrival()
+        leader.kill(signal.SIGSTOP)
+        scene.database.rows("SELECT pg_terminate_backend(%s)", [scene.guard_pid(token)])
+        with namesake(scene.database, token) as is_there:
+            waiter = scene.start("migrate")
+            ended = waiter.until("lock.ended_zombie", 40)
+            assert "ended its 1 session" in ended["message"]
+            assert is_there()
+        until(lambda: not scene.database.rows("SELECT FROM pg_stat_activity WHERE pid = %s", [worker]), 5, "its end")
+        gate.open()
+        assert waiter.wait() == 0, waiter.report()
+    leader.kill(signal.SIGCONT)
+    assert leader.wait() == 0, leader.report()
 
 
 # --- Dead holders, and holders that only seem dead ----------------------------------------------------------

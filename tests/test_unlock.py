@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ from conftest import missing
 from kit.pooler import executable, pooler
 from kit.processes import until
 from kit.terminal import Terminal
-from scene import Gate, Scene, errors, load_legacy, lock_key, only_error, token_of, told
+from scene import Gate, Scene, errors, load_legacy, lock_key, namesake, only_error, token_of, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,12 +151,13 @@ def test_force_ends_the_sessions_of_a_frozen_holder(scene: Scene) -> None:
     # Roles belong to the whole server, so the name must be unique.
     login = f"poor_{scene.database.name}"[:60]
     scene.write({"001_gate.sql": f"SET application_name = 'mine'; CREATE TABLE a (); {Gate.PASS}"})
-    with Gate(scene.database) as gate:
+    with ExitStack() as stack, Gate(scene.database) as gate:
         leader = scene.start("migrate")
         token = token_of(leader)
         worker = gate.arrival()
         guard = scene.guard_pid(token)
         leader.kill(signal.SIGSTOP)
+        is_there = stack.enter_context(namesake(scene.database, token))
         scene.database.execute(
             f"CREATE ROLE {login} LOGIN; GRANT USAGE ON SCHEMA public TO {login};"
             f"GRANT SELECT, UPDATE, INSERT ON migration_lock, schema_migrations TO {login}"
@@ -172,6 +174,7 @@ def test_force_ends_the_sessions_of_a_frozen_holder(scene: Scene) -> None:
         assert run.logs("lock.ended_holder")
         assert scene.database.one(f"SELECT pg_try_advisory_xact_lock({lock_key()})") is True
         assert not scene.database.rows("SELECT FROM pg_stat_activity WHERE pid IN (%s, %s)", [guard, worker])
+        assert is_there(), "it only had the same name"
         gate.open()
         scene.migrated()
     leader.kill(signal.SIGCONT)

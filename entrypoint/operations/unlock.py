@@ -258,7 +258,7 @@ def _free_row(session: Session, unlock: Unlock, say: Callable[[str], None]) -> N
 
 
 def _left(session: Session, unlock: Unlock, suspects: set[int]) -> list[Backend]:
-    """Return the sessions of the original holder, if one of them still holds something.
+    """Return those sessions of the original holder that still hold something.
 
     They have the name of the row's holder, or they are `suspects`: sessions that were seen at first and have held
     something at every look since, because a migration may change the name of its session. The set is reduced to these.
@@ -267,8 +267,8 @@ def _left(session: Session, unlock: Unlock, suspects: set[int]) -> list[Backend]
     application = unlock.sight.application
     now = holder.observe(session, unlock.place, unlock.settings.role, Deadline(_PATIENCE), application).backends
     suspects &= {backend.pid for backend in now if backend.holds}
-    its = [backend for backend in now if backend.application == application or backend.pid in suspects]
-    return its if any(backend.holds for backend in its) else []
+    # Behind a pooler, others' sessions may have the name, too, but they hold nothing.
+    return [one for one in now if one.holds and (one.application == application or one.pid in suspects)]
 
 
 def _wait_until_gone(session: Session, unlock: Unlock, suspects: set[int], deadline: Deadline) -> list[Backend]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from binascii import crc32
 
 from entrypoint.database.address import OURS
-from entrypoint.database.quoting import THIS_DATABASE
+from entrypoint.database.quoting import THIS_DATABASE, literal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +49,20 @@ def session_key(place: Place) -> str:
 def guarded_by(place: Place, backend_pid: int) -> str:
     """Return a condition: this backend now holds the guard's advisory lock."""
     return f"(SELECT count(*) {_guards(place)} AND g.mode = 'ExclusiveLock' AND g.pid = {backend_pid}) = 1"
+
+
+def keeps_the_row(place: Place) -> str:
+    """Return a condition about a session `s`: nobody can take over from it, because of its fence or its session lock.
+
+    Its name alone would not do. Behind a pooler, a server session keeps the application_name of one client for the
+    next one that sets none, which may be the application.
+    """
+    fences = (
+        "SELECT f.pid FROM pg_catalog.pg_locks f JOIN pg_catalog.pg_class c ON c.oid = f.relation "
+        f"JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE f.database = {THIS_DATABASE} AND f.granted "
+        f"AND f.mode = 'RowShareLock' AND c.relname = 'migration_lock' AND n.nspname = {literal(place.schema)}"
+    )
+    return f"(s.pid IN ({fences}) OR s.pid IN (SELECT g.pid {_keyed(place, LOCK_CLASS + 1)}))"
 
 
 def unguarded(place: Place) -> str:

@@ -14,7 +14,7 @@ from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
 from entrypoint.migration.ledger import reading, tables, words
 from entrypoint.migration.ledger.finding import find_again, refuse_intrusion
-from entrypoint.migration.ledger.keys import guarded_by, session_key
+from entrypoint.migration.ledger.keys import guarded_by, keeps_the_row, session_key
 from entrypoint.migration.lock import row
 from entrypoint.migration.lock.eviction import evict, left_behind
 from entrypoint.migration.lock.guard import Guard
@@ -159,7 +159,7 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, streak:
     """
     left = (
         f"s.application_name = '{OURS}' || nullif(pg_catalog.current_setting('entrypoint.zombie', true), '') "
-        f"AND s.datid = {THIS_DATABASE} AND {guarded_by(place, guard.backend_pid)} "
+        f"AND {keeps_the_row(place)} AND s.datid = {THIS_DATABASE} AND {guarded_by(place, guard.backend_pid)} "
         # Our own guard may have that name as well: it may be this process that was frozen.
         f"AND s.pid <> {guard.backend_pid}"
     )
