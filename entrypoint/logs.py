@@ -326,3 +326,8 @@ def _severity(level: int) -> str:
     if level > ERROR:
         return "CRITICAL"
     return _NAMES[max((number for number in _NAMES if number <= level), default=DEBUG)].upper()
+
+
+def took(milliseconds: float) -> str:
+    """Return for a message how long something took: 470 ms, 39.0 s."""
+    return f"{milliseconds:.0f} ms" if round(milliseconds) < 1000 else f"{milliseconds / 1000:.1f} s"

@@ -422,7 +422,7 @@ def _migrated(result: Result) -> Outcome:
         logs.event(
             logs.INFO,
             "schema.migrated",
-            f"{result.commanded.command} brought the schema up to date in {result.commanded.seconds * 1000:.0f} ms",
+            f"{result.commanded.command} brought the schema up to date in {logs.took(result.commanded.seconds * 1000)}",
             version=result.current,
             duration_ms=round(result.commanded.seconds * 1000),
         )
@@ -434,7 +434,7 @@ def _migrated(result: Result) -> Outcome:
         logs.event(
             logs.INFO,
             "schema.migrated",
-            f"applied {count(len(result.applied), 'migration')} in {milliseconds:.0f} ms; "
+            f"applied {count(len(result.applied), 'migration')} in {logs.took(milliseconds)}; "
             f"the schema is at version {result.current}",
             version=result.current,
             applied=len(result.applied),

@@ -248,7 +248,7 @@ def test_a_file_in_which_nothing_was_written_is_refused(scene: Scene) -> None:
     checked = scene.start("check", "--no-lint")
     assert checked.wait() == 65, checked.report()
     for path in ("migrations/001_first.sql", "migrations/rollback/001_first.sql"):
-        assert f"{path}: error: is unchanged since `entrypoint new` created it: write the SQL" in checked.stdout
+        assert f"{path}: error: the file is as `entrypoint new` created it: write the SQL" in checked.stdout
     assert scene.migrate().wait() == 65
     assert not scene.database.exists("schema_migrations")
 

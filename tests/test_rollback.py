@@ -466,7 +466,7 @@ def test_check_finds_what_it_would_refuse(scene: Scene, text: str, told: str) ->
 def test_a_missing_reverse_file_is_nothing_that_check_could_show(scene: Scene) -> None:
     (scene.migrations / "rollback" / "003_t3.sql").unlink()
     refused = refusal_of(rollback(scene, 2), 65)
-    assert "has no down migration rollback/003_" in refused["message"]
+    assert "there is no down migration rollback/003_" in refused["message"]
     assert "check" not in refused["remedy"]
     assert "Write each down migration that is missing" in refused["remedy"]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from demo.postgres import HOST, free_port
+from entrypoint import logs
 from entrypoint.migration.ledger.reading import LockRow
 from entrypoint.operations.display import clean, duration
 from entrypoint.operations.status import Line, Status
@@ -519,3 +520,24 @@ def test_without_a_directory_it_does_not_suggest_to_turn_migrations_off(scene: S
         remedy = str(only_error(run)["remedy"])
         assert ("AUTO_MIGRATE" in remedy) == (command == "migrate")
         assert "MIGRATIONS_DIR" in remedy
+
+
+def test_a_terminal_shows_no_empty_column_and_no_time_of_a_failure(scene: Scene) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a ()", "002_b.sql": "SELECT 1/0"})
+    assert scene.migrate().wait() == 70
+    for columns in (80, 120):
+        shown = on_a_terminal(scene, columns=columns, NO_COLOR="1")
+        assert "took" in shown
+        assert "by version" not in shown
+        assert "0ms" not in next(line for line in shown.splitlines() if "002_b" in line)
+    scene.write({"003_c.sql": "CREATE TABLE c ()"})
+    scene.migrate(APP_VERSION="1.4.0").wait()
+
+
+def test_durations_in_messages() -> None:
+    assert [logs.took(milliseconds) for milliseconds in (0, 470.4, 1000, 38993)] == [
+        "0 ms",
+        "470 ms",
+        "1.0 s",
+        "39.0 s",
+    ]

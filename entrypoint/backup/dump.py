@@ -133,7 +133,7 @@ def take(order: BackupOrder, deadline: Deadline, look: Callable[[], None]) -> Ba
     logs.event(
         logs.INFO,
         "backup.taken",
-        f"wrote the backup {partial.final} ({size} bytes, SHA-256 {checksum}) in {milliseconds} ms",
+        f"wrote the backup {partial.final} ({size} bytes, SHA-256 {checksum}) in {logs.took(milliseconds)}",
         backup=partial.final,
         bytes=size,
         sha256=checksum,

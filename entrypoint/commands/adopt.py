@@ -37,7 +37,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     try:
         wanted = adopt_from(arguments.tool, arguments.table)._replace(by_hand=True)
     except ValueError as error:
-        raise UsageError(f"--from: {foreign(str(error))}", remedy="entrypoint adopt --from TOOL") from None
+        raise UsageError(f"Argument --from: {foreign(str(error))}", remedy="entrypoint adopt --from TOOL") from None
     settings = read_settings(environ, asked_for=True)
     planned = adopt.plan(settings, wanted)
     where = whereabouts(settings.role)

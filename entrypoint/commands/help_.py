@@ -23,7 +23,7 @@ variable on one page)."""
 EXAMPLE = "entrypoint help all | less"
 
 _VARIABLES, _ALL = TOPICS = ("env", "all")
-_MORE = "An empty value counts as unset. docs/configuration.md explains each of them."
+_MORE = "An empty value counts as unset. The documentation explains more: docs/configuration.md in the repository."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

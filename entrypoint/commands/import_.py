@@ -38,7 +38,9 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     try:
         tool = adopt_from(arguments.tool, None).tool
     except ValueError as error:
-        raise UsageError(f"--from: {foreign(str(error))}", remedy="entrypoint import --from TOOL DIR") from None
+        raise UsageError(
+            f"Argument --from: {foreign(str(error))}", remedy="entrypoint import --from TOOL DIR"
+        ) from None
     settings = read_settings(environ, asked_for=True)
     into = arguments.into or settings.migrations_dir
     imported = import_directory(settings, ImportOptions(tool, arguments.directory, into, arguments.dry_run))

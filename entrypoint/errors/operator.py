@@ -19,7 +19,9 @@ class UsageError(EntrypointError):
 def no_such_number(number: int, known: Collection[int], usage: str) -> UsageError:
     """Return the error for a `number` that no migration has; `known`: the numbers that exist."""
     span = f"the numbers go from {min(known)} to {max(known)}" if known else "there are none"
-    return UsageError(f"There is no migration number {number}: {span}", remedy=usage)
+    return UsageError(
+        f"There is no migration number {number}: {span}", remedy=f"Use a number that entrypoint status lists: {usage}"
+    )
 
 
 class NotConfirmedError(UsageError):

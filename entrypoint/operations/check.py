@@ -324,7 +324,10 @@ def _passed_by(names: Sequence[str], directory: str, *, repeating: bool) -> list
     found: list[Finding] = []
     for name in names:
         if not os.path.lexists(name):
-            raise UsageError(f"There is no file {foreign(name)!r}", remedy="entrypoint check [FILE ...]")
+            raise UsageError(
+                f"There is no file {foreign(name)!r}",
+                remedy="Correct the name. Without names, entrypoint check checks all files.",
+            )
         folder = _directory_of(name)
         if folder in known and is_sql(os.path.basename(name)):
             continue

@@ -239,12 +239,13 @@ def _that_fit(rows: Sequence[Sequence[str]], width: int) -> tuple[str, ...]:
     """Return the columns for a terminal of this width: all, or fewer if necessary. Pure."""
     columns = dict(zip(_HEADER, zip(_HEADER, *rows, strict=True), strict=True))
     wide = {name: max(map(cell_len, cells)) for name, cells in columns.items()}
-    shown = list(_HEADER)
+    shown = [name for name in _HEADER if name != "by version" or any(cell.strip("-") for cell in columns[name][1:])]
     # Columns that are empty in every row go first.
     for name in sorted(_SPARE, key=lambda name: any(cell.strip("-") for cell in columns[name][1:])):
         if sum(wide[one] + _BETWEEN for one in shown) - _BETWEEN <= width:
             break
-        shown.remove(name)
+        if name in shown:
+            shown.remove(name)
     return tuple(shown)
 
 
@@ -269,7 +270,7 @@ def _cells(line: Line, state: str) -> list[str]:
         clean(line.filename),
         state,
         line.applied_at or "",
-        "" if line.milliseconds is None else duration(line.milliseconds),
+        "" if line.milliseconds is None or line.state == "failed" else duration(line.milliseconds),
         clean(line.application_version or ""),
     ]
     last = max(index for index, cell in enumerate(cells) if cell)

@@ -177,7 +177,7 @@ class ToolRunner:
         logs.event(
             logs.INFO,
             "command.completed",
-            f"{command} finished in {milliseconds} ms",
+            f"{command} finished in {logs.took(milliseconds)}",
             command=command,
             run=number,
             duration_ms=milliseconds,

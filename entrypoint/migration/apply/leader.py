@@ -911,12 +911,14 @@ class Leader:
             message = (
                 f"removed the row of migration {file.number}; nothing needed to be run"
                 if empty
-                else f"reversed migration {file.number} with {file.name} in {milliseconds} ms"
+                else f"reversed migration {file.number} with {file.name} in {logs.took(milliseconds)}"
             )
         else:
             level, name = (logs.WARNING if empty else logs.INFO), "migration.applied"
             message = (
-                f"{file.name} is empty; recorded as applied" if empty else f"applied {file.name} in {milliseconds} ms"
+                f"{file.name} is empty; recorded as applied"
+                if empty
+                else f"applied {file.name} in {logs.took(milliseconds)}"
             )
         logs.event(
             level,

@@ -51,7 +51,8 @@ def make_room(assignment: Assignment, lease: Lease, numbers: Iterable[int], dead
         logs.event(
             logs.INFO,
             "ledger.widened",
-            f"changed migration_number to bigint in schema {schema}, for numbers above {widening.LARGEST_INTEGER}",
+            f"changed migration_number to bigint in schema {schema}, so that numbers above {widening.LARGEST_INTEGER}, "
+            "such as timestamps, fit",
             schema=schema,
         )
 

@@ -104,6 +104,7 @@ def try_acquire(
             if assignment.rehearsal:
                 lease = Lease(guard, worker, place, token, role, ends, shown=False)
                 return lease
+            done = "upgraded" if place.founded else "created"
             made = _with_second_connection(
                 worker, place, lambda: tables.ensure(worker, place, assignment.schema, role, begin, patience)
             )
@@ -113,7 +114,7 @@ def try_acquire(
             logs.event(
                 logs.INFO,
                 "ledger.created",
-                f"created or upgraded the migration history in schema {place.schema}",
+                f"{done} the migration history in schema {place.schema}",
                 schema=place.schema,
             )
         life = row.life(guard.backend_pid, token, f"{ends.remaining():.3f}")

@@ -83,7 +83,7 @@ def plan_reversal(
         file = reverses.get(row.number)
         if file is None:
             newer = "" if row.number in migrations else ", nor is the migration itself there: a newer image applied it"
-            lacks = f"has no down migration {ROLLBACKS}/{row.number:03d}_….sql in {directory.path}{newer}"
+            lacks = f"there is no down migration {ROLLBACKS}/{row.number:03d}_….sql in {directory.path}{newer}"
             missing.append(FileFault((row.filename,), "rollback", lacks))
             continue
         reverse, found = examine_down_migration(file, escapes=escapes)

@@ -146,7 +146,7 @@ class Trial:
         logs.event(
             logs.INFO,
             "rehearsal.file",
-            f"rehearsed {done.file} in {done.seconds * 1000:.0f} ms",
+            f"rehearsed {done.file} in {logs.took(done.seconds * 1000)}",
             version=done.version,
             file=done.file,
             duration_ms=round(done.seconds * 1000),

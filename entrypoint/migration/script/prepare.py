@@ -296,7 +296,9 @@ def examine(
     if not advice.statements and isinstance(source, str) and UNTOUCHED in source:
         faults.append(
             FileFault(
-                names, TEMPLATE, "is unchanged since `entrypoint new` created it: write the SQL, or remove the file"
+                names,
+                TEMPLATE,
+                "the file is as `entrypoint new` created it: write the SQL, or remove the file",
             )
         )
     requires = advice.directives.rollout.requires
