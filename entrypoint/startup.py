@@ -209,18 +209,18 @@ def _want(command: Command) -> Wanted:
 
 def _judge(wanted: Wanted, runs: Runs) -> Verdict:
     """Decide whether that tool has anything to do, as far as the first look shows."""
-    from entrypoint.migration.ledger.verdict import judge
+    from entrypoint.migration.ledger.verdict import judge_command
 
-    return judge(wanted, runs)
+    return judge_command(wanted, runs)
 
 
 def _due(directory: Directory, texts: Sequence[Text], up_to: int | None) -> frozenset[str]:
     """Return the names of the files in repeatable/ that have to be applied; log which are skipped, and why."""
     if up_to is not None or not directory.repeatables:
         return frozenset()
-    from entrypoint.migration.ledger.repeatables import judge, tell
+    from entrypoint.migration.ledger.repeatables import judge_files, tell
 
-    judged = judge(directory.repeatables, texts, directory.newest)
+    judged = judge_files(directory.repeatables, texts, directory.newest)
     tell(judged, directory.newest)
     return frozenset(file.name for file in judged.due)
 

@@ -242,7 +242,7 @@ def until_unlocked(
             # If nobody blocks it any more, name the sessions seen before: they may just have released it.
             blockers = locked.who_locks(session, place) or blockers
             if waiting.passed():
-                raise locked.timed_out(blockers, settings.lock.timeout + clocks.stopped) from error
+                raise locked.locked_too_long(blockers, settings.lock.timeout + clocks.stopped) from error
         else:
             clocks.turn_to(CONNECTING)
             return found

@@ -550,7 +550,7 @@ def test_which_keys_fit(database: Database) -> None:
                  in connection.execute(question).fetchall()]
                 for question in keys.questions(oid, ["id"])
             ]  # fmt: skip
-            verdict = keys.judge(*keys.read(oid, *answers))
+            verdict = keys.usable_key(*keys.read(oid, *answers))
             found[sql] = verdict.reason if isinstance(verdict, keys.Unfit) else None
             assert not isinstance(verdict, keys.Unfit) or verdict.remedy
     wrong = {sql: found[sql] for sql, wanted in VERDICTS.items() if (wanted or "") not in (found[sql] or "") or (

@@ -12,7 +12,7 @@ import pytest
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.operator import UsageError
 from entrypoint.migration.script.files import slug
-from entrypoint.operations.new import _write, new, next_number, plain
+from entrypoint.operations.new import _write, new, next_number, without_accents
 from kit.migrations import write_migrations
 from scene import Scene, only_error, warnings
 
@@ -120,7 +120,7 @@ def test_there_is_a_last_number(timestamp: bool) -> None:  # noqa: FBT001
     ],
 )
 def test_the_name_of_a_title(title: str, expected: str) -> None:
-    assert slug(plain(title)) == expected
+    assert slug(without_accents(title)) == expected
 
 
 # --- Files ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conftest import missing
-from entrypoint.migration.script.repeatables import in_order
+from entrypoint.migration.script.repeatables import run_order
 from kit.pooler import executable, pooler
 from kit.processes import until
 from scene import Gate, Scene, errors, only_error, told, warnings
@@ -705,10 +705,10 @@ def test_whoever_is_ended_meanwhile_leaves_nothing_behind(scene: Scene, end: sig
     ],
 )
 def test_the_order(after: dict[str, list[str]], order: str) -> None:
-    assert in_order("abc", after) == (tuple(order.split()), [])
+    assert run_order("abc", after) == (tuple(order.split()), [])
 
 
 def test_a_circle_is_named_once_and_by_what_is_in_it() -> None:
-    done, faults = in_order("abcdx", {"a": ["b"], "b": ["c"], "c": ["b"], "d": ["a"]})
+    done, faults = run_order("abcdx", {"a": ["b"], "b": ["c"], "c": ["b"], "d": ["a"]})
     assert done == ("x",)
     assert [str(fault) for fault in faults] == ["repeatable/b.sql: runs after itself: b after c after b"]

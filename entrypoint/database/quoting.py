@@ -58,6 +58,11 @@ def identifier(name: str) -> str:
     return '"' + name.replace("\0", "").replace('"', '""') + '"'
 
 
+def utc(time: str) -> str:
+    """Return an SQL expression for a `timestamptz` as text in UTC, as in 2026-11-22T10:30:00Z; NULL for `infinity`."""
+    return f"to_char({time} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
+
+
 def conninfo(parameters: dict[str, str]) -> str:
     """Return libpq's parameters as one string (libpq documentation, "Keyword/Value Connection Strings")."""
 

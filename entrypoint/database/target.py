@@ -163,9 +163,9 @@ def target(address: str, variable: str, token: str, *, noted: bool = False) -> T
         )
     parameters, translation = _read(address, named, variable)
     if translation is not None and not noted:
-        from entrypoint.database.translation import note
+        from entrypoint.database.translation import log_translation
 
-        note(translation)
+        log_translation(translation)
     configured = bool(address) or any(os.environ.get(name) for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE"))
     describe_target(parameters, os.environ)
     if wants_the_systems_certificates(parameters, os.environ):

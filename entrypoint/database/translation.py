@@ -1,4 +1,4 @@
-"""Translate another driver's address into one that libpq reads. Pure, except for `note`.
+"""Translate another driver's address into one that libpq reads. Pure, except for `log_translation`.
 
 Imported only if libpq cannot read an address as it is. What libpq understands (the user information, hosts, ports, the
 database and its own parameters) stays in the text, and libpq decodes it. Other drivers' parameters are taken out of the
@@ -123,7 +123,7 @@ def translate(address: str) -> Translation | None:
     return reading.translation(text, whole, driver) if foreign or rewritten else None
 
 
-def note(translation: Translation) -> None:
+def log_translation(translation: Translation) -> None:
     """Log how another driver's address was translated. Call this once in a start."""
     if translation.words:
         logs.event(

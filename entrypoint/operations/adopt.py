@@ -109,7 +109,7 @@ def carry_out(planned: AdoptionPlan) -> str:
     return f"Recorded {count(done, 'migration')}; {adopter.tool}'s table was not touched.\n"
 
 
-def foresee(
+def foresee_adoption(
     settings: Settings, adopt: Adopt, survey: Survey, up_to: int | None, *, after: bool
 ) -> tuple[Survey, tuple[str, ...]]:
     """Return the survey after a start has adopted what MIGRATION_ADOPT names, and the files that it would record."""

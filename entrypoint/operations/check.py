@@ -9,7 +9,7 @@ from typing import NamedTuple
 from entrypoint.counts import count
 from entrypoint.errors import ConfigurationError, EntrypointError
 from entrypoint.errors.operator import UsageError
-from entrypoint.migration.script.directives import near, spell_batch, spell_rollout, spell_timeouts
+from entrypoint.migration.script.directives import near_misses, spell_batch, spell_rollout, spell_timeouts
 from entrypoint.migration.script.files import REPEATABLES, ROLLBACKS, is_sql, load_directory
 from entrypoint.migration.script.prepare import (
     TEMPLATE,
@@ -20,11 +20,11 @@ from entrypoint.migration.script.prepare import (
     forget,
     unknown_refresh,
 )
-from entrypoint.migration.script.report import complain, position_of
+from entrypoint.migration.script.report import position_of, render_complaint
 from entrypoint.migration.script.rollout import REQUIRES
 from entrypoint.migration.script.statements import REPACK_CONCURRENTLY, blocks_that_commit
 from entrypoint.migration.script.units import units_of
-from entrypoint.operations.findings import Finding, Report, in_order, shown_path
+from entrypoint.operations.findings import Finding, Report, shown_path, sorted_findings
 from entrypoint.operations.lint import INSTALL, find_squawk, lint
 from entrypoint.operations.release import about_refresh, contracting, repeating, with_recipe
 from entrypoint.operations.silence import is_excepted
@@ -118,7 +118,7 @@ def check(settings: Settings, wishes: CheckOptions, search_path: str) -> Report:
         found = [*look.findings, *map(with_recipe, said.get(look.shown, ()))]
         if look.new and look.migration is not None and wishes.lint is not False:
             found += contracting(look.migration, look.shown, linted=linted)
-        findings += in_order(found)
+        findings += sorted_findings(found)
     known_by = {shown_path(one.file.path, os.getcwd()): one for one in repeated}
     known_by |= {look.shown: look.migration for look in (*looks, *reverses) if look.migration is not None}
     findings = [one for one in findings if not is_excepted(one, known_by.get(one.file or ""))]
@@ -215,7 +215,7 @@ def look_at(file: MigrationFile, *, notes: bool, escapes: bool = False) -> FileR
     prepared, flaws = examine(file, escapes=escapes)
     if prepared is not None and not notes:
         # An applied file has run with such a comment, and can no longer be changed.
-        nearly = {fault.offset for fault in near(prepared.text)}
+        nearly = {fault.offset for fault in near_misses(prepared.text)}
         flaws = [flaw for flaw in flaws if flaw.rule != TEMPLATE and (flaw.offset is None or flaw.offset not in nearly)]
     if prepared is None or flaws:
         return _faulty(file, shown, prepared, flaws)
@@ -252,7 +252,7 @@ def _syntax(prepared: Prepared, shown: str) -> Finding | None:
     syntax = prepared.advice.syntax
     if syntax is None:
         return None
-    message, lines = complain(prepared.text, prepared.statement_at(syntax.offset), syntax)
+    message, lines = render_complaint(prepared.text, prepared.statement_at(syntax.offset), syntax)
     column = position_of(prepared.text, syntax.offset).column + 1
     return Finding("error", "syntax", message, shown, syntax.line, column, excerpt=tuple(lines))
 

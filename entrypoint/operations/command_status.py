@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from entrypoint.database.answers import StatementError
-from entrypoint.migration.ledger.judging import judge_on, shown
+from entrypoint.database.quoting import utc
+from entrypoint.migration.ledger.judging import judge_on, shown_command
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import FAILED, RUNNING, ask
 from entrypoint.migration.ledger.run_rows import INTERRUPTED
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from entrypoint.deadline import Deadline
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.verdict import Wanted
-
-_MOMENT = '\'YYYY-MM-DD"T"HH24:MI:SS"Z"\''
 
 
 class LastRun(NamedTuple):
@@ -86,7 +85,7 @@ def read_command(
     ours = [run for run in found.rows if run.fingerprint == wanted.fingerprint]
     if verdict.pending and last is not None and ours and ours[-1].id == last.number:
         state = last.status if last.status in (FAILED, RUNNING, INTERRUPTED) else state
-    return CommandStatus(shown(wanted), state, foreign(verdict.why), last)
+    return CommandStatus(shown_command(wanted), state, foreign(verdict.why), last)
 
 
 def _last(
@@ -94,7 +93,7 @@ def _last(
 ) -> LastRun | None:
     if not place.commands:
         return None
-    times = ", ".join(f"to_char({name} AT TIME ZONE 'UTC', {_MOMENT})" for name in ("started_at", "finished_at"))
+    times = ", ".join(utc(name) for name in ("started_at", "finished_at"))
     query = (
         f"SELECT id, status, {times}, exit_code, application_version, holder, output "
         f"FROM {place.table('migration_commands')} ORDER BY id DESC LIMIT 1"

@@ -14,9 +14,9 @@ from entrypoint.migration.apply.repeating import name_of
 from entrypoint.migration.ledger import widening, words
 from entrypoint.migration.ledger.elsewhere import refuse_second
 from entrypoint.migration.ledger.finding import refuse_intrusion
-from entrypoint.migration.ledger.judging import shown
+from entrypoint.migration.ledger.judging import shown_command
 from entrypoint.migration.ledger.refusal import refused_on
-from entrypoint.migration.ledger.repeatables import judge
+from entrypoint.migration.ledger.repeatables import judge_files
 from entrypoint.migration.ledger.repeated import read_known
 from entrypoint.migration.ledger.rows import begin_look
 from entrypoint.migration.ledger.walk import walk_in
@@ -26,7 +26,7 @@ from entrypoint.migration.script.prepare import prepare, prepare_repeatables, re
 from entrypoint.migration.script.units import goes_on_at, stopped_at, units_of
 from entrypoint.operations import adopt as adoption
 from entrypoint.operations.check import lint_all, look_at, no_linter
-from entrypoint.operations.findings import Finding, in_order
+from entrypoint.operations.findings import Finding, sorted_findings
 from entrypoint.operations.lint import find_squawk
 from entrypoint.operations.release import contracting
 from entrypoint.operations.silence import is_excepted
@@ -179,7 +179,9 @@ def foresee(settings: Settings, *, up_to: int | None, after: bool = False) -> Fo
             plan.current if look.file in plan.out_of_order else None,
             _goes_on(migrations[look.file.number], begun.get(look.file.number)),
             tuple(
-                in_order([*look.findings, *said.get(look.shown, ()), *_about_the_rollout(look, linted=note is None)])
+                sorted_findings(
+                    [*look.findings, *said.get(look.shown, ()), *_about_the_rollout(look, linted=note is None)]
+                )
             ),
         )
         for look in looks
@@ -198,7 +200,7 @@ def _foresee(
         refuse_intrusion(place)
         refuse_below_floor(survey.plan, survey.place.schema)
         if settings.adopt is not None and survey.plan.pending:
-            survey, adopted = adoption.foresee(settings, settings.adopt, survey, up_to, after=after)
+            survey, adopted = adoption.foresee_adoption(settings, settings.adopt, survey, up_to, after=after)
         if survey.plan.pending and not place.founded:
             refuse_second(session, place, survey.directory.files, role, Deadline(_PATIENCE))
         if place.ledger and widening.are_long(file.number for file in survey.plan.pending):
@@ -215,7 +217,7 @@ def _repeatables(settings: Settings, survey: Survey, up_to: int | None) -> Plann
     if up_to is not None or not directory.repeatables:
         return PlannedRepeatables()
     prepared = prepare_repeatables(directory, escapes=session.escapes)
-    judged = judge(
+    judged = judge_files(
         directory.repeatables,
         read_known(session, survey.place, settings.schema, settings.role).texts,
         directory.newest,
@@ -262,7 +264,7 @@ def _command(survey: Survey) -> Commanded | None:
         return None
     find_program(wanted.command.words, os.environ.get("PATH"))
     doubt = f"; {verdict.doubt}" if verdict.doubt and not verdict.pending else ""
-    return Commanded(shown(wanted), verdict.pending, f"{verdict.why}{doubt}")
+    return Commanded(shown_command(wanted), verdict.pending, f"{verdict.why}{doubt}")
 
 
 def _goes_on(migration: Prepared, row: LedgerRow | None) -> str:

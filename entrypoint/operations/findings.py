@@ -152,6 +152,6 @@ def shown_path(path: str, current: str) -> str:
     return path if relative.startswith(os.pardir) else relative
 
 
-def in_order(findings: Sequence[Finding]) -> list[Finding]:
+def sorted_findings(findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings about one file in the order of their positions, those without a position first."""
     return sorted(findings, key=lambda finding: (finding.line or 0, finding.column or 0))

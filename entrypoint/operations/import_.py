@@ -101,7 +101,7 @@ def _refuse_same_directory(wishes: ImportOptions) -> None:
         raise UsageError(
             f"{wishes.directory!r} is also where the files would be written",
             remedy=f"Write them elsewhere: entrypoint import --from {wishes.tool} {wishes.directory} --into DIRECTORY. "
-            f"Or move {tools.shown(wishes.tool)}'s files away first.",
+            f"Or move {tools.shown_tool(wishes.tool)}'s files away first.",
         )
 
 
@@ -197,7 +197,7 @@ def _refuse_strangers(wishes: ImportOptions, strangers: Mapping[str, Sign], used
         str(Fault((path,), f"is {_whose(sign)}, recognized by {sign.what}", sign.line))
         for path, sign in strangers.items()
     )
-    ours = tools.shown(wishes.tool)
+    ours = tools.shown_tool(wishes.tool)
     others = sorted({tool for sign in strangers.values() for tool in sign.tools} & set(tools.BY_NAME))
     if used - set(strangers):
         message = f"{wishes.directory!r} has files of another tool besides those of {ours}"
@@ -210,7 +210,7 @@ def _refuse_strangers(wishes: ImportOptions, strangers: Mapping[str, Sign], used
 
 
 def _whose(sign: Sign) -> str:
-    return f"a file of {' or '.join(tools.shown(tool) for tool in sorted(sign.tools))}"
+    return f"a file of {' or '.join(tools.shown_tool(tool) for tool in sorted(sign.tools))}"
 
 
 def _nothing(wishes: ImportOptions, tool: ImportableTool, limit: int) -> UsageError:
@@ -221,7 +221,7 @@ def _nothing(wishes: ImportOptions, tool: ImportableTool, limit: int) -> UsageEr
         remedy = f"Did you mean the directory below? entrypoint import --from {wishes.tool} {below}"
     else:
         remedy = "Name the directory that contains them; docs/commands/import.md shows what they look like."
-    return UsageError(f"{wishes.directory!r} has no migrations of {tools.shown(wishes.tool)}", remedy=remedy)
+    return UsageError(f"{wishes.directory!r} has no migrations of {tools.shown_tool(wishes.tool)}", remedy=remedy)
 
 
 def _has_some(path: str, tool: ImportableTool, limit: int) -> bool:

@@ -77,7 +77,7 @@ def new(directory: str, title: str, *, rollback: bool, timestamp: bool = False, 
     title = " ".join(_printable(title).split())
     # If the user types a file name, only the part between the number and the suffix counts.
     title = re.sub(r"^\d+_(?=.)|(?<=.)\.sql$", "", title)
-    words = slug(plain(title))
+    words = slug(without_accents(title))
     if not words:
         raise UsageError(
             f"{foreign(title)!r} has no letters or digits that a file name could be made from (a to z, 0 to 9)",
@@ -158,7 +158,7 @@ def _time(now: datetime, digits: int) -> int:
     }.get(digits, 0)
 
 
-def plain(title: str) -> str:
+def without_accents(title: str) -> str:
     """Return `title` without accents and ligatures: é becomes e, ß becomes ss. Other letters stay as they are."""
     decomposed = unicodedata.normalize("NFKD", title.replace("ß", "ss"))
     return "".join(character for character in decomposed if not unicodedata.combining(character))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from entrypoint.migration.ledger.repeatables import judge
+from entrypoint.migration.ledger.repeatables import judge_files
 from entrypoint.migration.ledger.repeated import read_known
 from entrypoint.redaction import foreign, foreign_report
 
@@ -57,7 +57,7 @@ def read_repetitions(
 
 def repetitions(directory: Directory, known: Known) -> tuple[Repetition, ...]:
     """Compare the files with what is recorded."""
-    judged = judge(directory.repeatables, known.texts, directory.newest)
+    judged = judge_files(directory.repeatables, known.texts, directory.newest)
     in_force = {text.name: text for text in known.texts if not text.replaced}
     found = [_of_file(file, in_force.pop(file.name, None), judged, known) for file in directory.repeatables]
     found += [_with(text, foreign(text.name), "missing") for text in in_force.values()]

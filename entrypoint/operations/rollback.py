@@ -10,7 +10,7 @@ from entrypoint.counts import count
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.migration import HistoryRefusedError, MigrationFilesError
 from entrypoint.errors.operator import no_such_number
-from entrypoint.migration.adoption.history import named
+from entrypoint.migration.adoption.history import list_versions
 from entrypoint.migration.adoption.unadopted import other_history
 from entrypoint.migration.apply.adopting import Adopter
 from entrypoint.migration.operator.reversal import plan_reversal, reverse
@@ -119,9 +119,10 @@ def _in_another_history(settings: Settings, survey: Survey, steps: Sequence[Step
     names = [visible(file.name) for file in adoption.files if file.number in numbers] if adoption else []
     if not adoption or not names:
         return ""
+    them = "it" if len(names) == 1 else "them"
     said = (
-        f"{adopter.tool}'s history ({adoption.table.shown}) still has {named(names)}: a start that adopts it records "
-        f"{'it' if len(names) == 1 else 'them'} as completed without running {'it' if len(names) == 1 else 'them'}."
+        f"{adopter.tool}'s history ({adoption.table.shown}) still has {list_versions(names)}: a start that adopts it "
+        f"records {them} as completed without running {them}."
     )
     if settings.adopt:
         raise ConfigurationError(

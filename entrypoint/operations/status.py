@@ -20,7 +20,7 @@ from entrypoint.migration.ledger.rows import COMPLETED, REPAIRED
 from entrypoint.migration.ledger.rows import FAILED as HAS_FAILED
 from entrypoint.migration.ledger.walk import walk_in, without_walk
 from entrypoint.migration.lock import holder
-from entrypoint.migration.lock.locked import describe, timed_out, who_locks
+from entrypoint.migration.lock.locked import describe, locked_too_long, who_locks
 from entrypoint.operations import for_programs
 from entrypoint.operations.repeatable_status import read_repetitions
 from entrypoint.operations.whereabouts import Whereabouts, whereabouts
@@ -294,7 +294,7 @@ def read_ledger(session: Session, place: Place | None, settings: Settings, deadl
     except StatementError as error:
         if error.sqlstate == LOCK_NOT_AVAILABLE and place is not None:
             session.rollback(Deadline(_PATIENCE))
-            raise timed_out(who_locks(session, place, TABLES[1:]), 0) from error
+            raise locked_too_long(who_locks(session, place, TABLES[1:]), 0) from error
         doing, schema = "the migration history could not be read", _pinned(place, settings)
         raise refused_on(session, schema, settings.role, error, doing, reading=True) from error
 

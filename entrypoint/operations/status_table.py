@@ -300,7 +300,7 @@ def _describe(status: Status) -> str:
         if status.blocked is not None:
             return f"Lock: held by no migration, but {clean(status.blocked)} (see entrypoint unlock)."
         return "Lock: just taken; its holder is not known yet." if guarded else "Lock: free."
-    parts = [f"Lock: held by {clean(words.named(lock))}"]
+    parts = [f"Lock: held by {clean(words.name_of_holder(lock))}"]
     if lock.since:
         how_long = words.lasting(lock.seconds, duration(max(0.0, lock.seconds or 0.0) * 1000))
         parts.append(f"since {lock.since} ({how_long})")

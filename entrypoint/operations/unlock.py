@@ -225,7 +225,7 @@ def free(unlock: Unlock, say: Callable[[str], None], *, force: bool) -> None:
 
 def _locked(session: Session, place: Place) -> LockTimeoutError:
     """Return the error for locked tables or a locked row."""
-    return locked.timed_out(locked.who_locks(session, place, TABLES[1:]), 0)
+    return locked.locked_too_long(locked.who_locks(session, place, TABLES[1:]), 0)
 
 
 def _connect(settings: Settings) -> Session:

@@ -26,7 +26,7 @@ from entrypoint.errors.migration import ClosedSchemaError
 from entrypoint.errors.operator import WaitTimeoutError
 from entrypoint.migration.ledger import reading, repeatables, repeated, words
 from entrypoint.migration.ledger.finding import find, find_again
-from entrypoint.migration.ledger.judging import judge_on, shown
+from entrypoint.migration.ledger.judging import judge_on, shown_command
 from entrypoint.migration.ledger.plan import decide, plan_of
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import COMPLETED, FAILED
@@ -150,7 +150,7 @@ class _Looker:
     ) -> Sight:
         """Return whether everything in repeatable/ that a start of this image would apply is applied."""
         known = repeated.read(session, place, self._settings.role, patience)
-        judged = repeatables.judge(directory.repeatables, known.texts, directory.newest)
+        judged = repeatables.judge_files(directory.repeatables, known.texts, directory.newest)
         if not judged.due:
             repeatables.tell(judged, directory.newest)
             return sight
@@ -172,7 +172,7 @@ class _Looker:
         ran = any(run.status == COMPLETED and run.fingerprint == wanted.fingerprint for run in found.rows)
         if not verdict.pending or (verdict.always and ran):
             return sight
-        return sight._replace(over=False, words=f"{sight.words}, but {shown(wanted)} is pending: {verdict.why}")
+        return sight._replace(over=False, words=f"{sight.words}, but {shown_command(wanted)} is pending: {verdict.why}")
 
     def _judge(self, look: Look) -> tuple[Sight, EntrypointError | None]:
         """Return whether the wait is over, and if not, an error that waiting cannot fix, such as a failed migration."""

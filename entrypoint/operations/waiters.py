@@ -11,8 +11,8 @@ from time import monotonic
 from typing import NamedTuple
 
 from entrypoint.database.address import OURS
-from entrypoint.database.quoting import literal
-from entrypoint.migration.ledger.keys import glance
+from entrypoint.database.quoting import literal, utc
+from entrypoint.migration.ledger.keys import glance_at_lock
 from entrypoint.migration.ledger.rows import ask
 
 TYPE_CHECKING = False
@@ -92,8 +92,8 @@ def _query(place: Place) -> str:
     """Return the query for the sessions of this program, with a row for each process."""
     return f"""
         SELECT a.application_name, min(pg_catalog.host(a.client_addr)),
-               to_char(min(a.backend_start) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-               bool_or(a.query = {literal(glance(place))}
+               {utc("min(a.backend_start)")},
+               bool_or(a.query = {literal(glance_at_lock(place))}
                    AND a.query_start > pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => {_RECENT:g})),
                bool_or(a.backend_start IS NULL)
         FROM pg_catalog.pg_stat_activity a

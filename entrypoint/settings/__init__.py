@@ -188,9 +188,9 @@ def adopt_from(tool: str, table: str | None) -> Adopt:
     said = (table or "").strip()
     schema, _, relation = said.rpartition(".")
     if '"' in said:
-        from entrypoint.migration.adoption.names import unquoted
+        from entrypoint.migration.adoption.names import split_name
 
-        *_, schema, relation = "", *(unquoted(said) or ("",))
+        *_, schema, relation = "", *(split_name(said) or ("",))
     if table is not None and (not relation or said.startswith(".")):
         raise ValueError('write the table as SCHEMA.TABLE, or as "SCHEMA"."TABLE" if a name contains a dot or a quote')
     if max(len(part.encode(errors="surrogateescape")) for part in (schema, relation)) > LONGEST_NAME:

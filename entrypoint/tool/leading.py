@@ -14,7 +14,7 @@ from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.migration import CommandFailedError, LeaseLostError, MigrationTimeoutError
 from entrypoint.migration.ledger import run_rows, runs, writing
-from entrypoint.migration.ledger.judging import failed_elsewhere, judge_on, shown, tell_if_ahead
+from entrypoint.migration.ledger.judging import failed_elsewhere, judge_on, shown_command, tell_if_ahead
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import COMPLETED, FAILED
 from entrypoint.migration.lock import row
@@ -66,7 +66,7 @@ def find_program(words: Sequence[str], path: str | None) -> None:
     found = shutil.which(words[0], path=path)
     remedy = f"Install it in the image, or give its full path; {_SHELL}."
     if found is not None:
-        why = why_not(found)
+        why = why_not_executable(found)
         if not why:
             return
         what = f"{program!r}: {foreign(why)}"
@@ -80,7 +80,7 @@ def find_program(words: Sequence[str], path: str | None) -> None:
     raise ConfigurationError(f"MIGRATION_COMMAND cannot be run: {what}", remedy=remedy)
 
 
-def why_not(path: str) -> str:
+def why_not_executable(path: str) -> str:
     """Return why the kernel would not execute an executable file; empty if we know no reason."""
     if what := executable.what_failed(path, missing=False):
         return what
@@ -137,7 +137,7 @@ class ToolRunner:
             raise refused_on(self._worker, schema, role, error, doing, reading=True) from error
 
     def _run(self, verdict: Verdict, before: Runs) -> Performed:
-        assignment, command = self._assignment, shown(self._wanted)
+        assignment, command = self._assignment, shown_command(self._wanted)
         beginning = run_rows.Beginning(
             command,
             self._wanted.fingerprint,
@@ -205,7 +205,7 @@ class ToolRunner:
                 logs.WARNING,
                 "command.always",
                 f"it runs at every start: {verdict.why}",
-                command=shown(self._wanted),
+                command=shown_command(self._wanted),
             )
 
     def _record(self, number: int, end: run_rows.End) -> None:
@@ -215,7 +215,7 @@ class ToolRunner:
             raise self._unrecorded(error) from error
 
     def _unrecorded(self, error: StatementError) -> CommandFailedError:
-        command = shown(self._wanted)
+        command = shown_command(self._wanted)
         why = "its row no longer exists" if writing.is_not_written(error) else str(error)
         return CommandFailedError(
             f"{command} finished, but that could not be recorded in migration_commands: {why}",

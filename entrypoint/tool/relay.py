@@ -291,7 +291,7 @@ class Relay:
                 # The server closes the connection once it has handled the request.
                 upstream.recv(1)
                 return
-            parameters = wire.named(wire.startup_parameters(body), self._name, self._setting)
+            parameters = wire.with_name(wire.startup_parameters(body), self._name, self._setting)
             client.settimeout(_LOGIN)
             upstream.settimeout(_LOGIN)
             answers = wire.Stream(upstream)

@@ -89,7 +89,7 @@ def cancel_message(body: bytes) -> bytes:
     return struct.pack("!ii", len(body) + 8, CANCEL_REQUEST) + body
 
 
-def named(parameters: Mapping[bytes, bytes], name: str, setting: str) -> dict[bytes, bytes]:
+def with_name(parameters: Mapping[bytes, bytes], name: str, setting: str) -> dict[bytes, bytes]:
     """Return a client's parameters with `name` as application_name, and with a setting unless the client sets it.
 
     `setting`: `name=value`, added after the client's own options; may be empty.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from entrypoint.migration.ledger.repeatables import Text, judge
+from entrypoint.migration.ledger.repeatables import Text, judge_files
 from entrypoint.migration.script.files import Repeatable
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class History(NamedTuple):
 
 def as_designed(mine: Release, texts: Sequence[Text]) -> bool:
     """Tell whether a start of `mine` applies its text."""
-    return bool(judge([Repeatable(NAME, "", mine.text, mine.text)], texts, mine.newest).due)
+    return bool(judge_files([Repeatable(NAME, "", mine.text, mine.text)], texts, mine.newest).due)
 
 
 def by_checksum(mine: Release, texts: Sequence[Text]) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from entrypoint.errors import ConfigurationError
 from entrypoint.migration.adoption import checksums, finding
 from entrypoint.migration.adoption.finding import ToolTable
-from entrypoint.migration.adoption.history import named
+from entrypoint.migration.adoption.history import list_versions
 from entrypoint.migration.adoption.tools import BY_NAME
 from entrypoint.records import Adopt
 from entrypoint.settings import adopt_from
@@ -118,8 +118,8 @@ def test_what_is_refused(tool: str, rows: list[tuple[str | None, ...]], here: st
 
 
 def test_many_versions_are_not_all_named() -> None:
-    assert named(["1", "2"]) == "1, 2"
-    assert named([str(n) for n in range(9)]) == "0, 1, 2, 3, 4 and 4 more"
+    assert list_versions(["1", "2"]) == "1, 2"
+    assert list_versions([str(n) for n in range(9)]) == "0, 1, 2, 3, 4 and 4 more"
 
 
 TEXT = b"CREATE TABLE a ();\r\n-- end\n"

@@ -405,7 +405,7 @@ def test_prisma() -> None:
 def test_a_directory_without_any_file(tool: str, file: str) -> None:
     source = Files({f"20240101000000_a/{file}": "SELECT 1;"}, empty=["20240102000000_b", ".git"])
     faults = [str(fault) for fault in tools.BY_NAME[tool].read(source).faults]
-    assert faults == [f"20240102000000_b: {tools.shown(tool)} rejects it too: there is no {file} in it"]
+    assert faults == [f"20240102000000_b: {tools.shown_tool(tool)} rejects it too: there is no {file} in it"]
 
 
 # --- Drizzle, Supabase ----------------------------------------------------------------------------------

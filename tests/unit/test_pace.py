@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from entrypoint.migration.apply import pace
-from entrypoint.migration.ledger.walk import Walk, note, walk_in, without_walk
+from entrypoint.migration.ledger.walk import Walk, walk_in, walk_note, without_walk
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,10 @@ WALK = Walk("c" * 64, ("tenant", "id"), 500, 2, 1, ('a "\n', "7"), ("zé", "9"),
 
 
 def test_a_walk_is_read_as_it_was_noted() -> None:
-    assert walk_in(note(WALK)) == WALK
-    assert walk_in(f"ERROR: nothing\nLINE 1\n{note(WALK)}") == WALK
-    assert walk_in(note(Walk("c", ("id",), 1))) == Walk("c", ("id",), 1)
-    assert "\n" not in note(WALK)
+    assert walk_in(walk_note(WALK)) == WALK
+    assert walk_in(f"ERROR: nothing\nLINE 1\n{walk_note(WALK)}") == WALK
+    assert walk_in(walk_note(Walk("c", ("id",), 1))) == Walk("c", ("id",), 1)
+    assert "\n" not in walk_note(WALK)
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_a_walk_is_read_as_it_was_noted() -> None:
         None,
         "",
         "statement 1 of 2: SELECT 1",
-        f"{note(WALK)}\nmore",
-        note(WALK)[:-1],
-        note(WALK).replace('"batch": 1', '"batch": 2'),
-        note(WALK).replace('"size"', '"sise"'),
+        f"{walk_note(WALK)}\nmore",
+        walk_note(WALK)[:-1],
+        walk_note(WALK).replace('"batch": 1', '"batch": 2'),
+        walk_note(WALK).replace('"size"', '"sise"'),
         '{"batch": 1, "size": {}}',
         json.dumps({"batch": 1, **WALK._asdict(), "rows": "many"}),
     ],
@@ -90,8 +90,8 @@ def test_what_a_person_is_told() -> None:
     assert Walk("c", ("id",), 1).words() == "0 rows in 0 batches"
     assert without_walk("statement 1 of 2: SELECT 1") == "statement 1 of 2: SELECT 1"
     one = Walk("c", ("id",), 5, cursor=("5",), last=("9",), rows=1, batches=1)
-    assert without_walk(note(one)) == "1 row in 1 batch, up to id 5 of 9"
-    assert without_walk(f"ERROR: x\n{note(one)}") == "ERROR: x\nBefore that: 1 row in 1 batch, up to id 5 of 9."
+    assert without_walk(walk_note(one)) == "1 row in 1 batch, up to id 5 of 9"
+    assert without_walk(f"ERROR: x\n{walk_note(one)}") == "ERROR: x\nBefore that: 1 row in 1 batch, up to id 5 of 9."
 
 
 @pytest.mark.parametrize(

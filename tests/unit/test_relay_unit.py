@@ -109,9 +109,9 @@ def test_a_start_up_message_is_read_and_made_again() -> None:
     message = wire.startup_message(196608, given)
     assert struct.unpack("!ii", message[:8]) == (len(message), 196608)
     assert wire.startup_parameters(message[8:]) == given
-    named = wire.named(given, "entrypoint:t:tool", "check=2")
+    named = wire.with_name(given, "entrypoint:t:tool", "check=2")
     assert named == {**given, b"application_name": b"entrypoint:t:tool", b"options": b"-c a=b -c check=2"}
-    assert wire.named({b"check": b"1"}, "n", "check=2") == {b"check": b"1", b"application_name": b"n"}
+    assert wire.with_name({b"check": b"1"}, "n", "check=2") == {b"check": b"1", b"application_name": b"n"}
 
 
 def test_what_an_unencrypted_client_cannot_do_is_not_offered_to_it() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from entrypoint.migration.script.parser import SyntaxComplaint
-from entrypoint.migration.script.report import Position, complain, excerpt, outline, position_of, render
+from entrypoint.migration.script.report import Position, excerpt, outline, position_of, render, render_complaint
 
 if TYPE_CHECKING:
     from entrypoint.database.answers import StatementError
@@ -116,10 +116,10 @@ def test_outline(statement: str, expected: str) -> None:
 def test_a_complaint_about_what_may_be_a_password_quotes_nothing() -> None:
     text = "SELECT 1;\nALTER ROLE a PASSWORD b;"
     complaint = SyntaxComplaint('syntax error at or near "b"', text.index("b;"), 2)
-    message, lines = complain(text, "ALTER ROLE a PASSWORD b", complaint)
+    message, lines = render_complaint(text, "ALTER ROLE a PASSWORD b", complaint)
     assert message == 'syntax error at or near "***"'
     assert lines == ["LINE 2: (not shown: the statement may contain a password)"]
-    assert complain(text, "ALTER ROLE a", complaint) == (
+    assert render_complaint(text, "ALTER ROLE a", complaint) == (
         'syntax error at or near "b"',
         ["LINE 2: ALTER ROLE a PASSWORD b;", "                              ^"],
     )

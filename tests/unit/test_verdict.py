@@ -9,7 +9,7 @@ import pytest
 
 from entrypoint.command import Command
 from entrypoint.migration.ledger.runs import NOTHING, UNKNOWN, Run, Runs
-from entrypoint.migration.ledger.verdict import AHEAD, PENDING, UP_TO_DATE, Verdict, Wanted, judge, standing
+from entrypoint.migration.ledger.verdict import AHEAD, PENDING, UP_TO_DATE, Verdict, Wanted, judge_command, standing
 
 COMMAND = Command("tool up", ("tool", "up"), ("steps",), (), with_files=False)
 
@@ -52,7 +52,7 @@ def runs(*rows: str, digest: str) -> Runs:
     ],
 )
 def test_the_verdict(rows: tuple[str, ...], digest: str, name: str, why: str) -> None:
-    verdict = judge(wanted("v1"), runs(*rows, digest=digest))
+    verdict = judge_command(wanted("v1"), runs(*rows, digest=digest))
     assert verdict.name == name
     assert why in verdict.why
     assert not verdict.always
@@ -67,7 +67,7 @@ def test_the_verdict(rows: tuple[str, ...], digest: str, name: str, why: str) ->
     ],
 )
 def test_where_nobody_can_know_it_always_runs(want: Wanted, rows: tuple[str, ...], digest: str, why: str) -> None:
-    verdict = judge(want, runs(*rows, digest=digest))
+    verdict = judge_command(want, runs(*rows, digest=digest))
     assert verdict.pending
     assert verdict.always
     assert why in verdict.why
@@ -86,7 +86,7 @@ def test_a_part_of_the_inputs_is_an_older_image(names: str, theirs: str, name: s
     history = runs("v2 none B completed", digest="B")
     result = standing(history)
     assert result is not None
-    verdict = judge(wanted("old", names), history, standing_names=theirs.split())
+    verdict = judge_command(wanted("old", names), history, standing_names=theirs.split())
     assert verdict.name == name
     assert bool(verdict.doubt) is (name == AHEAD)
 
@@ -103,7 +103,7 @@ def test_a_part_of_the_inputs_is_an_older_image(names: str, theirs: str, name: s
     ],
 )
 def test_what_failed_since_the_first_look(seen: int | None, rows: tuple[str, ...], failed: int | None) -> None:
-    assert judge(wanted("v1", seen=seen), runs(*rows, digest="A")).failed == failed
+    assert judge_command(wanted("v1", seen=seen), runs(*rows, digest="A")).failed == failed
 
 
 # --- Random histories of images ---------------------------------------------------------------------------
@@ -135,9 +135,9 @@ class Model:
     def look(self, image: Image) -> Verdict:
         history = Runs(tuple(self.rows), self.digest())
         result = standing(history)
-        verdict = judge(image.wanted, history)
+        verdict = judge_command(image.wanted, history)
         if verdict.pending and result is not None:
-            verdict = judge(image.wanted, history, standing_names=self.names[result.id])
+            verdict = judge_command(image.wanted, history, standing_names=self.names[result.id])
         return verdict
 
     def start(self, image: Image) -> Verdict:

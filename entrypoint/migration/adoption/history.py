@@ -39,7 +39,7 @@ def matched(there: Iterable[str], here: Collection[str], checksums: Mapping[str,
     )
 
 
-def named(versions: Sequence[str]) -> str:
+def list_versions(versions: Sequence[str]) -> str:
     """Return versions for a message, at most a few of them."""
     shown = ", ".join(versions[:5])
     return shown if len(versions) <= 5 else f"{shown} and {len(versions) - 5} more"

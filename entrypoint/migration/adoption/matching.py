@@ -5,7 +5,7 @@ from __future__ import annotations
 from entrypoint.counts import count
 from entrypoint.errors.migration import HistoryRefusedError, MigrationFilesError
 from entrypoint.migration.adoption import checksums
-from entrypoint.migration.adoption.history import named
+from entrypoint.migration.adoption.history import list_versions
 from entrypoint.migration.adoption.tools import BY_NAME
 from entrypoint.migration.ledger.rows import COMPLETED
 from entrypoint.migration.script import directives
@@ -116,17 +116,19 @@ def _without_files(here: Origins, table: ToolTable, history: History) -> Migrati
     versions = tuple(map(foreign, history.unknown))
     if here.faulty:
         what = (
-            f"{shown} has applied {named(versions)} ({table.shown}), and no file has it as its origin; but "
+            f"{shown} has applied {list_versions(versions)} ({table.shown}), and no file has it as its origin; but "
             f"{count(len(here.faulty), 'line', 'lines')} at the top of files cannot be read: {here.faulty[0]}"
         )
         remedy = f"Correct that and start again. It should look like: -- entrypoint: origin = {tool} {versions[0]}"
     elif not here.files:
-        what = f"{shown} has applied {named(versions)} here ({table.shown}), and no file has {shown} as its origin"
+        what = (
+            f"{shown} has applied {list_versions(versions)} here ({table.shown}), and no file has {shown} as its origin"
+        )
         remedy = (
             f"Run entrypoint import --from {tool} DIR. It writes the tool's migrations as files, each with its origin."
         )
     else:
-        what = f"{shown} has applied {named(versions)} ({table.shown}), and there is no file for that here"
+        what = f"{shown} has applied {list_versions(versions)} ({table.shown}), and there is no file for that here"
         remedy = (
             f"Import its current directory (entrypoint import --from {tool} DIR), or write the file by hand with the "
             f'line "-- entrypoint: origin = {tool} {versions[0]}".'

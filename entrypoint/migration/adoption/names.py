@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 
-def unquoted(text: str) -> tuple[str, ...] | None:
+def split_name(text: str) -> tuple[str, ...] | None:
     """Return the one or two names in a text, each plain or in double quotes; None if it is malformed."""
     quoted = r'"((?:[^"]|"")+)"|([^".]+)'
     found = re.fullmatch(rf"(?:(?:{quoted})\.)?(?:{quoted})", text)

@@ -20,7 +20,7 @@ from entrypoint.deadline import Deadline
 from entrypoint.errors.migration import MigrationFailedError
 from entrypoint.migration.ledger import tables, writing
 from entrypoint.migration.ledger.rows import COMPLETED
-from entrypoint.migration.ledger.walk import note
+from entrypoint.migration.ledger.walk import walk_note
 from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.script.prepare import not_in_a_down_migration
 from entrypoint.migration.script.report import render
@@ -160,9 +160,9 @@ class Task(NamedTuple):
         names = self.migration.advice.directives.refresh
         if not names:
             return ""
-        from entrypoint.migration.ledger.repeated import dropped
+        from entrypoint.migration.ledger.repeated import record_drop
 
-        return dropped(self.lease.place, names, self.assignment.directory.newest)
+        return record_drop(self.lease.place, names, self.assignment.directory.newest)
 
     @property
     def proof(self) -> str:
@@ -263,8 +263,8 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         self._walk = walk
         where = self._where
         # Errors from our own checks of the ledger's rows are evaluated later, and quote nothing from the file.
-        ours = writing.is_not_written(error) or writing.are_gone(error)
-        self._hidden = where is not None and not ours and may_hold_password(migration.statement_at(where))
+        of_ours = writing.is_not_written(error) or writing.are_gone(error)
+        self._hidden = where is not None and not of_ours and may_hold_password(migration.statement_at(where))
         if self._hidden:
             # Here, and not in `failure`, which is not the only place that shows it.
             error.hide()
@@ -327,7 +327,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
     def place(self) -> str:
         """Where the file can continue once it is fixed, for its row; empty if nothing in it is committed."""
         if self._walk is not None:
-            return note(self._walk)
+            return walk_note(self._walk)
         index, units = self._units
         advice = self._migration.advice
         return stop(advice.body, advice, units, index) if index else ""
@@ -410,7 +410,7 @@ def spelt_units(count: int) -> str:
     return "unit 1" if count == 1 else f"units 1 to {count}"
 
 
-def ours(task: Task, act: Callable[[], _T]) -> _T:
+def run_ours(task: Task, act: Callable[[], _T]) -> _T:
     """Run our own statements around the file's. If PostgreSQL rejects one, Refused has no place in the file."""
     try:
         return act()

@@ -26,12 +26,12 @@ from entrypoint.database.sqlstate import (
 )
 from entrypoint.deadline import Deadline, pause
 from entrypoint.migration.apply import beginning, keys, obstacles, pace, standing
-from entrypoint.migration.apply.attempt import GRACE, Refused, ours
+from entrypoint.migration.apply.attempt import GRACE, Refused, run_ours
 from entrypoint.migration.apply.between import Between
 from entrypoint.migration.apply.standing import Trace
 from entrypoint.migration.ledger import writing
 from entrypoint.migration.ledger.rows import COMPLETED, FAILED, RUNNING
-from entrypoint.migration.ledger.walk import Walk, note, walk_in
+from entrypoint.migration.ledger.walk import Walk, walk_in, walk_note
 from entrypoint.migration.observe.blockers import blocker_fields
 from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.observe.progress import Progress, Walked
@@ -273,7 +273,7 @@ class BatchRunner:
 
     def _commit_walk(self, walk: Walk) -> None:
         """Commit what this transaction has done, together with the new position of the walk."""
-        self._commit(walk, status=RUNNING, message=note(walk))
+        self._commit(walk, status=RUNNING, message=walk_note(walk))
         self._walk = walk
 
     def _commit(self, walk: Walk, *, status: str, message: str | None, then: str = "") -> None:
@@ -405,7 +405,7 @@ class BatchRunner:
     def _open(self, limit: Deadline) -> tuple[str, int]:
         """Open a transaction behind the fence; return its id and the backend that works on it."""
         task = self._task
-        return ours(
+        return run_ours(
             task,
             lambda: task.lease.open(limit, lock_timeout_ms=task.ddl_lock_timeout_ms, patience=task.patience),
         )

@@ -37,7 +37,7 @@ def judged(task: Task, batch: Batch, query: Query, oid: str | None, earlier: Wal
         )
     else:
         answers = query(";\n".join(keys.questions(oid, batch.columns)))
-        verdict = keys.judge(*keys.read(oid, *answers))
+        verdict = keys.usable_key(*keys.read(oid, *answers))
     if isinstance(verdict, keys.Key):
         verdict = _unsuited(task, query, verdict) or verdict
     if isinstance(verdict, keys.Unfit):

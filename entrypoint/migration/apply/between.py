@@ -7,7 +7,7 @@ import time
 from entrypoint import logs, signals
 from entrypoint.database import session_state
 from entrypoint.deadline import pause
-from entrypoint.migration.apply.attempt import ours
+from entrypoint.migration.apply.attempt import run_ours
 from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.observe.lag import Lag, lag_query, read_lag
 from entrypoint.migration.script.batch import spell_bytes
@@ -133,4 +133,4 @@ class Between:
         self._task.lease.check_guard()
 
     def _query(self, sql: str) -> list[list[Row]]:
-        return ours(self._task, lambda: self._task.lease.worker.query(sql, self._task.patience))
+        return run_ours(self._task, lambda: self._task.lease.worker.query(sql, self._task.patience))

@@ -289,7 +289,7 @@ def read(
     )
 
 
-def judge(table: Table, columns: Sequence[Column], indexes: Sequence[Index]) -> Key | Unfit:
+def usable_key(table: Table, columns: Sequence[Column], indexes: Sequence[Index]) -> Key | Unfit:
     """Return the key by which to go through a table, or why that is not possible."""
     unfit = _unfit_table(table) or next(filter(None, (_unfit_column(table, column) for column in columns)), None)
     if unfit is not None:

@@ -65,7 +65,7 @@ def change_ledger(
                 blockers = locked.who_locks(lease.worker, lease.place, TABLES)
                 why = locked.describe(blockers)
                 if deadline.passed():
-                    raise locked.timed_out(blockers, 0) from error
+                    raise locked.locked_too_long(blockers, 0) from error
             if not classify.may_pass(error.sqlstate) or deadline.passed():
                 doing, schema = "could not change the migration history", lease.place.schema
                 raise refused_on(lease.worker, schema, assignment.role, error, doing, reading=False) from error

@@ -6,7 +6,7 @@ from entrypoint.database.quoting import literal
 from entrypoint.database.spelling import history
 from entrypoint.errors.migration import MigrationFailedError, MigrationPreventedError
 from entrypoint.migration.apply.keys import Unfit
-from entrypoint.migration.ledger.walk import note
+from entrypoint.migration.ledger.walk import walk_note
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
@@ -102,5 +102,5 @@ def _from_the_first(file: MigrationFile, schema: str) -> str:
 
 def _stopped(file: MigrationFile, walk: Walk, message: str, remedy: str) -> MigrationFailedError:
     failure = MigrationFailedError(message, remedy=remedy, version=file.number, file=file.name)
-    failure.place = note(walk)
+    failure.place = walk_note(walk)
     return failure

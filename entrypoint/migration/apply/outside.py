@@ -18,14 +18,14 @@ from entrypoint.database.sqlstate import DUPLICATE_TABLE
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, EntrypointError
 from entrypoint.errors.migration import MigrationFailedError
-from entrypoint.migration.apply.attempt import GRACE, Refused, ours
+from entrypoint.migration.apply.attempt import GRACE, Refused, run_ours
 from entrypoint.migration.apply.standing import Trace, file_ended_transaction, strings_read_otherwise
 from entrypoint.migration.ledger import writing
 from entrypoint.migration.ledger.keys import session_key
 from entrypoint.migration.ledger.rows import COMPLETED, FAILED, RUNNING
 from entrypoint.migration.ledger.walk import walk_in
 from entrypoint.migration.script import strings
-from entrypoint.migration.script.calls import plain
+from entrypoint.migration.script.calls import as_in_catalog
 from entrypoint.migration.script.units import (
     MayHaveRun,
     Setting,
@@ -467,7 +467,7 @@ class UnitRunner:
         then = (self._session_lock, *transactions.session_survival(self._worker.server_version))
         if self._pooled:
             statement, then = begin, session_state.FRESH if inside else ()
-        transaction_id, self._backend_pid = ours(
+        transaction_id, self._backend_pid = run_ours(
             task,
             lambda: task.lease.open(
                 task.deadline,
@@ -511,7 +511,7 @@ class UnitRunner:
         rows = self._ask(
             "SELECT i.indisvalid FROM pg_catalog.pg_class t "
             "JOIN pg_catalog.pg_index i ON i.indrelid = t.oid JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid "
-            f"WHERE t.oid = {self._oid(table)} AND c.relname = {literal(plain(name))} "
+            f"WHERE t.oid = {self._oid(table)} AND c.relname = {literal(as_in_catalog(name))} "
             "AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = c.oid)"
         )
         return rows[0][0] == "t" if rows else None
@@ -554,4 +554,4 @@ class UnitRunner:
             logs.event(logs.WARNING, "migration.invalid_index", f"an invalid index was left behind: {refusal}")
 
     def _query(self, sql: str) -> list[list[tuple[str | None, ...]]]:
-        return ours(self._task, lambda: self._worker.query(sql, self._task.patience))
+        return run_ours(self._task, lambda: self._worker.query(sql, self._task.patience))

@@ -11,7 +11,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.errors import ConnectionLostError
 from entrypoint.errors.migration import MigrationFailedError, MigrationTimeoutError
 from entrypoint.migration.apply import transactional
-from entrypoint.migration.apply.attempt import Refused, Task, ours
+from entrypoint.migration.apply.attempt import Refused, Task, run_ours
 from entrypoint.migration.apply.doubt import InDoubt
 from entrypoint.migration.apply.leader import TO_BE_DROPPED, Leader, spot_of
 from entrypoint.migration.apply.standing import Trace
@@ -173,7 +173,7 @@ class Repeater(Leader):
         parts += [repeated.applied(lease.place, self._files[task.repeatable], newest, version) for task in tasks]
         parts += [lease.progress(None), "COMMIT"]
         try:
-            ours(last, lambda: self._worker.query("\n".join(parts), last.patience))
+            run_ours(last, lambda: self._worker.query("\n".join(parts), last.patience))
         except ConnectionLostError as lost:
             raise InDoubt(transaction_id, lost) from lost
 
@@ -185,7 +185,7 @@ class Repeater(Leader):
             f"SET LOCAL lock_timeout = {task.ddl_lock_timeout_ms};",
             *session_state.FRESH,
         )
-        ours(task, lambda: self._worker.query("\n".join(parts), task.patience))
+        run_ours(task, lambda: self._worker.query("\n".join(parts), task.patience))
 
     def _failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
         name = name_of(task.migration)

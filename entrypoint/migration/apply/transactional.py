@@ -9,7 +9,7 @@ from __future__ import annotations
 from entrypoint.database import session_state, transactions
 from entrypoint.database.answers import StatementError
 from entrypoint.errors import ConnectionLostError
-from entrypoint.migration.apply.attempt import Refused, ours
+from entrypoint.migration.apply.attempt import Refused, run_ours
 from entrypoint.migration.apply.doubt import InDoubt
 from entrypoint.migration.apply.shorthand import Shorthand, suits
 from entrypoint.migration.apply.standing import file_ended_transaction, strings_read_otherwise
@@ -47,7 +47,7 @@ def apply(task: Task, trace: Trace) -> None:
 
 def begin(task: Task, trace: Trace) -> tuple[str, int]:
     """Open the transaction behind the fence; return its id and the backend that works on it."""
-    transaction_id, backend_pid = ours(
+    transaction_id, backend_pid = run_ours(
         task,
         lambda: task.lease.open(task.deadline, patience=task.patience, then=session_state.FRESH, **task.opening),
     )
@@ -111,7 +111,7 @@ def _send_one_by_one(task: Task, trace: Trace, backend_pid: int) -> bool:
             raise misread
     _set_for_reading(task)
     question = "SELECT pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
-    return bool(ours(task, lambda: worker.query(question, task.patience))[0][0][0] == trace.transaction_id)
+    return bool(run_ours(task, lambda: worker.query(question, task.patience))[0][0][0] == trace.transaction_id)
 
 
 def _set_for_reading(task: Task, name: str = "client_encoding", value: str = "UTF8") -> None:
@@ -122,7 +122,7 @@ def _set_for_reading(task: Task, name: str = "client_encoding", value: str = "UT
     """
     worker = task.lease.worker
     if worker.parameter(name) != value:
-        ours(task, lambda: worker.query(f"SET {name} = {value}", task.patience))
+        run_ours(task, lambda: worker.query(f"SET {name} = {value}", task.patience))
 
 
 def _send(task: Task, piece: Piece, trace: Trace, backend_pid: int) -> str | None:
@@ -240,7 +240,7 @@ def _commit(task: Task, transaction_id: str) -> None:
         parts[-1] = "COMMIT;"
         parts.append(lease.opening(upcoming.deadline, then=session_state.FRESH, prepared=short, **upcoming.opening))
     try:
-        ours(task, lambda: lease.worker.script("\n".join(parts), task.patience, ending.note))
+        run_ours(task, lambda: lease.worker.script("\n".join(parts), task.patience, ending.note))
     except ConnectionLostError as lost:
         raise InDoubt(transaction_id, lost) from lost
     except Refused as refused:

@@ -80,7 +80,7 @@ def _judge(assignment: Assignment, lease: Lease, error: StatementError, attempt:
         blockers = locked.who_locks(lease.worker, lease.place, readers=True)
         why = locked.describe(blockers)
         if deadline.passed():
-            raise locked.timed_out(blockers, 0) from error
+            raise locked.locked_too_long(blockers, 0) from error
     if not classify.may_pass(error.sqlstate) or deadline.passed():
         doing, schema = "could not change the column migration_number to bigint", lease.place.schema
         raise refused_on(lease.worker, schema, assignment.role, error, doing, reading=False) from error

@@ -120,7 +120,7 @@ class Question:
         parameters = library.parse(address)
         if parameters is not None and is_libpqs_own(parameters):
             return parameters
-        from entrypoint.database.translation import Untranslatable, note, translate
+        from entrypoint.database.translation import Untranslatable, log_translation, translate
 
         try:
             translation = translate(address)
@@ -129,7 +129,7 @@ class Question:
         parsed = None if translation is None else library.parse(translation.address)
         if translation is None or parsed is None:
             return None
-        note(translation)
+        log_translation(translation)
         self.noted, self._path = True, translation.path
         return translation.complete(parsed, os.environ)
 

@@ -36,7 +36,7 @@ def guard_key(place: Place) -> str:
     return f"{LOCK_CLASS}, {lock_key(place.schema)}"
 
 
-def glance(place: Place) -> str:
+def glance_at_lock(place: Place) -> str:
     """Return the statement with which a waiter checks whether the guard's advisory lock is free."""
     return f"SELECT pg_catalog.pg_try_advisory_xact_lock_shared({guard_key(place)})"
 

@@ -151,7 +151,7 @@ def columns_of(listed: Iterable[str]) -> dict[str, str]:
 
 
 def columns_in(array: str) -> dict[str, str]:
-    """Return the same from an array in `glance`'s format. Names with a backslash or quotation mark stay escaped."""
+    """Return the same from an array as `glance_at_tables` makes it. Backslashes and quotation marks stay escaped."""
     return columns_of(array.removeprefix('{"').removesuffix('"}').split('","'))
 
 
@@ -163,7 +163,7 @@ def find_tables(
     Return the place, or None if there is no ledger, and whether that is certain; if not, use the full search. Raises
     StatementError.
     """
-    relations = session.query(glance(schema, role, TABLES), deadline)[-2]
+    relations = session.query(glance_at_tables(schema, role, TABLES), deadline)[-2]
     nothing = len(relations) < MOST and not any(row[1] == TABLES[0] for row in relations)
     place = None if nothing or (len(relations) == MOST and not schema) else evident_place(relations, schema)
     return place, nothing or place is not None
@@ -201,7 +201,7 @@ def unless_able(trust: str, schema: str, role: str | None) -> str:
     return f"({trust} OR NOT ({able}))"
 
 
-def glance(schema: str | None, role: str | None, tables: Sequence[str], more: str = "") -> str:
+def glance_at_tables(schema: str | None, role: str | None, tables: Sequence[str], more: str = "") -> str:
     """Return the statements that find all tables of these names, in `schema` or in any schema.
 
     The rows are in the last answer but one. `more` adds columns to each.
@@ -228,7 +228,7 @@ def glance(schema: str | None, role: str | None, tables: Sequence[str], more: st
 
 
 def evident_place(relations: Sequence[Row], schema: str | None, command: Command | None = None) -> Place | None:
-    """Return the place from the rows of `glance`; None if that takes the full search."""
+    """Return the place from the rows of `glance_at_tables`; None if that takes the full search."""
     path, user = relations[0][6:8]
     names = (schema,) if schema else along(path or "", user or "")
     if names is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from entrypoint.migration.ledger.keys import glance, guard_key, guardian, holders, unguarded
+from entrypoint.database.quoting import utc
+from entrypoint.migration.ledger.keys import glance_at_lock, guard_key, guardian, holders, unguarded
 from entrypoint.migration.ledger.place import LEGACY_TIME, LIFE_COLUMNS, Place, walk
 from entrypoint.migration.ledger.rows import LedgerRow, as_ledger, ask, ledger_query
 from entrypoint.migration.ledger.search import place_of, tables_sql
@@ -168,7 +169,7 @@ def is_free(session: Queryable, place: Place, deadline: Deadline) -> bool:
 
     Raises StatementError and ConnectionLostError.
     """
-    return session.query(glance(place), deadline)[0][0][0] == "t"
+    return session.query(glance_at_lock(place), deadline)[0][0][0] == "t"
 
 
 def look_on(session: Queryable, place: Place, role: str | None, deadline: Deadline) -> Look:
@@ -235,9 +236,8 @@ def _details_sql(place: Place) -> str:
     if not place.ledger:
         return "SELECT 1 WHERE false"
     others = ", ".join(column_or_null(name, place.ledger) for name in ("execution_time_ms", "application_version"))
-    return (
-        f"SELECT migration_number, {utc('applied_at', place.ledger)}, {others} FROM {place.table('schema_migrations')}"
-    )
+    applied_at = utc_column("applied_at", place.ledger)
+    return f"SELECT migration_number, {applied_at}, {others} FROM {place.table('schema_migrations')}"
 
 
 def _detail(row: Row) -> Detail:
@@ -268,7 +268,7 @@ def _lock_row_sql(place: Place) -> str:
             "THEN extract(epoch FROM until - pg_catalog.clock_timestamp()) END"
         )
     return (
-        f"SELECT locked_at IS NOT NULL, coalesce({utc('locked_at', place.lock)}, locked_at::text), "
+        f"SELECT locked_at IS NOT NULL, coalesce({utc_column('locked_at', place.lock)}, locked_at::text), "
         # `infinity` cannot be subtracted, so the result is NULL: held forever. `-infinity` becomes year 1.
         f"CASE WHEN {locked_at} < 'infinity' THEN extract(epoch FROM pg_catalog.clock_timestamp() - "
         f"greatest({locked_at}, '0001-01-01 UTC'::timestamptz)) END, locked_by, process_id, {others}, "
@@ -293,9 +293,9 @@ def with_zone(name: str, columns: dict[str, str]) -> str:
     return name
 
 
-def utc(name: str, columns: dict[str, str]) -> str:
+def utc_column(name: str, columns: dict[str, str]) -> str:
     """Return an expression for a time as text in UTC, as in 2026-11-22T10:30:00Z; NULL for `infinity`."""
-    return f"to_char({with_zone(name, columns)} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
+    return utc(with_zone(name, columns))
 
 
 def _lock_row(row: Row) -> LockRow:

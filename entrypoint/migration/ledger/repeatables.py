@@ -9,7 +9,7 @@ it. An image never replaces a text that has replaced its own (docs/decisions/004
 from __future__ import annotations
 
 from entrypoint import logs
-from entrypoint.database.quoting import literal
+from entrypoint.database.quoting import literal, utc
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
@@ -24,7 +24,7 @@ TABLE = "repeatable_migrations"
 COLUMNS = frozenset(
     ("name", "checksum", "newest_number", "applied_at", "replaced_at", "replaced_under", "status", "error_message")
 )
-_MOMENT = "to_char(applied_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
+_APPLIED_AT = utc("applied_at")
 
 
 class Text(NamedTuple):
@@ -88,7 +88,7 @@ class Judged(NamedTuple):
     """The newest migration number of a newer image that has run here, if any: then nothing is applied."""
 
 
-def judge(files: Sequence[Repeatable], texts: Sequence[Text], mine: int) -> Judged:
+def judge_files(files: Sequence[Repeatable], texts: Sequence[Text], mine: int) -> Judged:
     """Compare an image's files with the applied texts. `mine`: the image's newest migration number."""
     highest = max((text.newest for text in texts), default=0)
     in_force = {text.name: text.checksum for text in texts if not text.replaced}
@@ -132,7 +132,7 @@ def query(place: Place) -> str:
     owners = ", ".join(f"{literal(place.table(name))}::regclass" for name in (TABLE, "schema_migrations"))
     return (
         "SELECT name, checksum, newest_number, replaced_at IS NOT NULL, replaced_under, "
-        f"{_MOMENT}, application_version, "
+        f"{_APPLIED_AT}, application_version, "
         f"(SELECT count(DISTINCT relowner) FROM pg_class WHERE oid IN ({owners})) "
         f"FROM {place.table(TABLE)} WHERE status = 'completed' ORDER BY id"
     )
@@ -141,7 +141,7 @@ def query(place: Place) -> str:
 def failures_query(place: Place) -> str:
     """Return the query for all failures; `as_failures` reads its answer."""
     return (
-        f"SELECT id, name, checksum, {_MOMENT}, application_version, error_message "
+        f"SELECT id, name, checksum, {_APPLIED_AT}, application_version, error_message "
         f"FROM {place.table(TABLE)} WHERE status = 'failed' ORDER BY id"
     )
 

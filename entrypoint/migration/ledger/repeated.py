@@ -15,7 +15,7 @@ from entrypoint.migration.ledger.repeatables import (
     as_failures,
     as_texts,
     failures_query,
-    judge,
+    judge_files,
     query,
 )
 from entrypoint.migration.ledger.rows import COMPLETED, FAILED, ask
@@ -79,7 +79,7 @@ def judge_meanwhile(known: Known, directory: Directory, repeats: Repeats) -> Jud
 
     Otherwise the waiting replicas would retry a failing file one after the other.
     """
-    judged = judge(directory.repeatables, known.texts, directory.newest)
+    judged = judge_files(directory.repeatables, known.texts, directory.newest)
     for file in judged.due:
         failure = known.failure_of(file)
         if failure is not None and failure.id > repeats.seen:
@@ -160,7 +160,7 @@ def _settled(place: Place, file: Repeatable) -> str:
     return f"DELETE FROM {place.table(TABLE)} WHERE name = {literal(file.name)} AND status = {literal(FAILED)};"
 
 
-def dropped(place: Place, names: Sequence[str], newest: int) -> str:
+def record_drop(place: Place, names: Sequence[str], newest: int) -> str:
     """Return the statement that records that a migration has dropped these objects, so that they are created again.
 
     Only this image or a later one may do that: an older one's text may not fit the migration.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from entrypoint.database.quoting import identifier
 from entrypoint.migration.ledger.place import MOST as MOST_RELATIONS
-from entrypoint.migration.ledger.place import along, columns_in, evident_place, glance, tables_of, unquoted
+from entrypoint.migration.ledger.place import along, columns_in, evident_place, glance_at_tables, tables_of, unquoted
 from entrypoint.migration.ledger.rows import RUNNING
 from entrypoint.migration.script.files import sha256_for
 from entrypoint.records import NamedTuple
@@ -118,7 +118,7 @@ def find_tables(
     ours = tables_of(command)
     theirs = [one.rpartition(".")[2] for one in command.state] or [*KNOWN, *(table for _, table in ELSEWHERE)]
     plain = f"has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid) AND c.relpages <= {_MOST_PAGES}"
-    relations = session.query(glance(None, role, sorted({*ours, *theirs}), f", {plain}"), deadline)[-2]
+    relations = session.query(glance_at_tables(None, role, sorted({*ours, *theirs}), f", {plain}"), deadline)[-2]
     known = [row for row in relations if row[1] in ours]
     if not known or len(relations) == MOST_RELATIONS:
         return None, None

@@ -14,7 +14,7 @@ from entrypoint.migration.ledger.finding import find_at, find_made, refuse_stran
 from entrypoint.migration.ledger.keys import guard_key, session_key
 from entrypoint.migration.ledger.place import ADDED_COLUMNS, COMMAND_COLUMNS, HOLDER_COLUMNS, ROLLOUT_COLUMNS
 from entrypoint.migration.ledger.search import may_make
-from entrypoint.migration.ledger.writing import definitions, nothing
+from entrypoint.migration.ledger.writing import definitions, set_to_null
 from entrypoint.migration.script.text import OF_THE_LEDGER, names
 
 TYPE_CHECKING = False
@@ -71,8 +71,8 @@ def _filled(place: Place, *names: str) -> str:
         "rollout_columns": definitions(ROLLOUT_COLUMNS),
         "added_to_ledger": definitions(ROLLOUT_COLUMNS, "ADD COLUMN IF NOT EXISTS "),
         "command_columns": definitions(COMMAND_COLUMNS, "ADD COLUMN IF NOT EXISTS "),
-        "no_holder": nothing(HOLDER_COLUMNS),
-        "nothing_added": nothing(ADDED_COLUMNS),
+        "no_holder": set_to_null(HOLDER_COLUMNS),
+        "nothing_added": set_to_null(ADDED_COLUMNS),
     }
     # In one pass, because a schema's name may contain a placeholder.
     return _PLACEHOLDER.sub(lambda match: values[match[1]], "".join(map(_read, names)))

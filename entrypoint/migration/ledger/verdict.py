@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
         return self.name == PENDING
 
 
-def judge(wanted: Wanted, runs: Runs, *, standing_names: Collection[str] | None = None) -> Verdict:
+def judge_command(wanted: Wanted, runs: Runs, *, standing_names: Collection[str] | None = None) -> Verdict:
     """Decide whether the tool has to run.
 
     `standing_names`: the inputs of the run that `standing` returns, if they were read.

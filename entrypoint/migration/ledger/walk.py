@@ -108,7 +108,7 @@ def _one(values: Sequence[str]) -> str:
     return shown[0] if len(shown) == 1 else f"({', '.join(shown)})"
 
 
-def note(walk: Walk) -> str:
+def walk_note(walk: Walk) -> str:
     """Return the line of a row's message that says how far a file has got; `walk_in` reads it."""
     import json  # Most starts with something pending do not need it.
 

@@ -38,7 +38,7 @@ def holder(row: LockRow | None, stranger: Guardian | None = None) -> str:
         return f"{who} has its key, but is not the holder named in migration_lock"
     if row is None or not row.held:
         return "another session has just taken it"
-    who = named(row)
+    who = name_of_holder(row)
     since = " holds it forever (since infinity)"
     if row.seconds is not None:
         since = f" has held it since {row.since} ({lasting(row.seconds, f'{row.seconds:.0f} s')})"
@@ -59,7 +59,7 @@ def lasting(seconds: float | None, spelt: str) -> str:
     return "in the future, according to the server's clock" if seconds < -_CLOCKS_DIFFER else spelt
 
 
-def named(row: LockRow) -> str:
+def name_of_holder(row: LockRow) -> str:
     """Return the holder's name and process ID."""
     return f"{row.who or 'another session'}" + (f" (process {row.process_id})" if row.process_id else "")
 

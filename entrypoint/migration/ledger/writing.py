@@ -29,7 +29,7 @@ _MOST_RANGES = 20
 _COMPLETED = f"coalesce(status, {literal(COMPLETED)}) = {literal(COMPLETED)}"
 
 
-def nothing(columns: Iterable[str]) -> str:
+def set_to_null(columns: Iterable[str]) -> str:
     """Return the assignments for an UPDATE that set these columns to NULL."""
     return ", ".join(f"{name} = NULL" for name in columns)
 

@@ -210,7 +210,7 @@ class Contender:
     def _timed_out(self) -> LockTimeoutError:
         waited = self._assignment.lock.timeout + self._clocks.stopped
         if self._locked is not None:
-            return locked.timed_out(self._locked, waited)
+            return locked.locked_too_long(self._locked, waited)
         may_take, stranger = self._assignment.apply.timeout, self._patience.stranger
         fenced = self._fenced.seconds() >= ZOMBIE_AFTER
         return words.timed_out(self._seen, waited, may_take, stranger, fenced=fenced)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from entrypoint.database import transactions
 from entrypoint.database.address import OURS
 from entrypoint.database.answers import StatementError
-from entrypoint.database.quoting import literal, our_state
+from entrypoint.database.quoting import literal, our_state, utc
 from entrypoint.database.sqlstate import INSUFFICIENT_PRIVILEGE
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.keys import LOCK_CLASS, MAKES, lock_key
 from entrypoint.migration.ledger.place import HOLDER_COLUMNS
-from entrypoint.migration.ledger.writing import nothing
+from entrypoint.migration.ledger.writing import set_to_null
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
@@ -186,7 +186,7 @@ def free(session: Session, place: Place, row: LockRow, role: str | None, deadlin
     )
     try:
         results = session.query(
-            f"{begin}\n{transactions.ON_THIS_SERVER}\nUPDATE {table} SET {nothing(HOLDER_COLUMNS)} "
+            f"{begin}\n{transactions.ON_THIS_SERVER}\nUPDATE {table} SET {set_to_null(HOLDER_COLUMNS)} "
             f"WHERE id = 1 AND locked_at IS NOT NULL AND {' AND '.join(same)} RETURNING id;\nCOMMIT",
             deadline,
         )
@@ -230,7 +230,7 @@ def _backends_query(place: Place, names: Sequence[str]) -> str:
         SELECT b.pid, b.application_name, b.usename, CASE WHEN b.state IS NULL THEN ''
                     ELSE coalesce(pg_catalog.host(b.client_addr), 'the local socket') END,
                b.state, extract(epoch FROM pg_catalog.clock_timestamp() - b.xact_start), b.guards, b.outside, b.fences,
-               pg_catalog.to_char(b.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), b.makes,
+               pg_catalog.{utc("b.backend_start")}, b.makes,
                b.unlike_ours
         FROM (
             SELECT a.*, {guard} OR ({not_ours} AND {guard_shared}) AS guards,

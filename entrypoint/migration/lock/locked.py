@@ -48,7 +48,7 @@ def describe(found: Sequence[Blocker]) -> str:
     return f"the migration history is locked by {' and '.join(blocker.words() for blocker in found)}"
 
 
-def timed_out(found: Sequence[Blocker], seconds: float) -> LockTimeoutError:
+def locked_too_long(found: Sequence[Blocker], seconds: float) -> LockTimeoutError:
     """Return the error for a ledger that stayed locked until our waiting time was up; `seconds`: how long that was."""
     what = describe(found)
     if milliseconds := round(seconds * 1000):

@@ -6,14 +6,14 @@ import os
 
 from entrypoint.database.quoting import literal
 from entrypoint.migration.ledger.place import ADDED_COLUMNS, HOLDER_COLUMNS, PROGRESS_COLUMNS
-from entrypoint.migration.ledger.writing import nothing
+from entrypoint.migration.ledger.writing import set_to_null
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NO_PROGRESS = nothing(PROGRESS_COLUMNS)
-FREE = nothing(HOLDER_COLUMNS | ADDED_COLUMNS)
+NO_PROGRESS = set_to_null(PROGRESS_COLUMNS)
+FREE = set_to_null(HOLDER_COLUMNS | ADDED_COLUMNS)
 
 
 def holder_name() -> str:

@@ -20,7 +20,7 @@ from entrypoint.migration.apply.outside import refuse_behind_pooler
 from entrypoint.migration.apply.repeating import name_of
 from entrypoint.migration.apply.standing import file_ended_transaction
 from entrypoint.migration.ledger import words
-from entrypoint.migration.ledger.repeatables import judge
+from entrypoint.migration.ledger.repeatables import judge_files
 from entrypoint.migration.ledger.repeated import read_known
 from entrypoint.migration.lock.contender import Contender
 from entrypoint.migration.operator.trial import NeedsCommitError, Trial
@@ -273,7 +273,7 @@ class Rehearser(Leader):
             return []
         assignment, place = self._assignment, self._lease.place
         known = read_known(self._worker, place, assignment.schema, assignment.role)
-        judged = judge(assignment.directory.repeatables, known.texts, assignment.directory.newest)
+        judged = judge_files(assignment.directory.repeatables, known.texts, assignment.directory.newest)
         due = {file.name for file in judged.due} | refreshed_by(runnable)
         return [one for one in repeatables if name_of(one) in due]
 

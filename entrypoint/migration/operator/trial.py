@@ -12,7 +12,7 @@ from entrypoint.database.sqlstate import UNSAFE_NEW_ENUM_VALUE_USAGE
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
 from entrypoint.migration.apply import standing, transactional
-from entrypoint.migration.apply.attempt import AS_DEFERRED, DEFERRED_TRIGGERS, GRACE, ONLY_APART, Refused, ours
+from entrypoint.migration.apply.attempt import AS_DEFERRED, DEFERRED_TRIGGERS, GRACE, ONLY_APART, Refused, run_ours
 from entrypoint.migration.apply.standing import Trace
 from entrypoint.migration.ledger import tables, widening, writing
 from entrypoint.migration.ledger.finding import refuse_strangers
@@ -114,7 +114,7 @@ class Trial:
 
         if (
             migration.advice.unless_deferred
-            and ours(task, lambda: self._worker.query(DEFERRED_TRIGGERS, task.patience))[-1]
+            and run_ours(task, lambda: self._worker.query(DEFERRED_TRIGGERS, task.patience))[-1]
         ):
             raise NeedsCommitError(index, None, f"runs unit by unit, each in its own transaction: {AS_DEFERRED}")
         began = time.monotonic()
@@ -134,7 +134,7 @@ class Trial:
             raise self.file_ended_transaction(task)
         deferred = self._put_back(task)
         if deferred:
-            ours(task, lambda: self._worker.query(f"SET CONSTRAINTS {deferred} DEFERRED", task.patience))
+            run_ours(task, lambda: self._worker.query(f"SET CONSTRAINTS {deferred} DEFERRED", task.patience))
         done = Rehearsed(
             migration.file.number,
             migration.file.name,
@@ -164,7 +164,7 @@ class Trial:
         if tables.mentions(task.migration.text):
             parts += [tables.setup(lease.place, None), "RESET client_min_messages;"]
         parts += [_LOCKS, _DEFERRED, *session_state.FRESH]
-        results = ours(task, lambda: self._worker.query("\n".join(parts), task.patience))
+        results = run_ours(task, lambda: self._worker.query("\n".join(parts), task.patience))
         locks, deferred = results[-2 - len(session_state.FRESH) : -len(session_state.FRESH)]
         for oid, mode in locks:
             self._seen.setdefault((oid or "", mode or ""), task.migration.file.name)

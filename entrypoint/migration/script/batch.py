@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from entrypoint.counts import count
 from entrypoint.migration.script import scanner
-from entrypoint.migration.script.calls import NAME, plain
+from entrypoint.migration.script.calls import NAME, as_in_catalog
 from entrypoint.migration.script.scanner import ScriptFault
 from entrypoint.records import NamedTuple
 
@@ -118,7 +118,7 @@ def parse_batch(value: str) -> tuple[Batch | None, str]:
     size = _number(rows, _MOST_ROWS)
     if size is None:
         return None, f"{shown}: a batch has from 1 to {_MOST_ROWS} rows"
-    columns = tuple(plain(name) for name in re.findall(NAME, key))
+    columns = tuple(as_in_catalog(name) for name in re.findall(NAME, key))
     if len(set(columns)) < len(columns):
         return None, f"{shown} names a key column twice"
     if len(columns) > _MOST_KEYS:
@@ -204,7 +204,7 @@ def changes(text: str, statement: Statement) -> Changes:
     )
 
 
-def examine(
+def examine_batch(
     text: str, statements: Sequence[Statement], batch: Batch
 ) -> tuple[tuple[Placeholder, ...], tuple[ScriptFault, ...]]:
     """Return the placeholders of a file that runs in batches, and its faults."""
@@ -323,14 +323,14 @@ def _left_out(tokens: Sequence[tuple[str, int]], batch: Batch, key: str) -> Iter
         if words[index : index + 3] != ["between", ":", _FROM] or words[index - 1 : index] != [")"]:
             continue
         begin = index - len(columns) - 2
-        row = [plain(token) for token, _ in tokens[max(begin, 0) + 1 : index - 1]]
+        row = [as_in_catalog(token) for token, _ in tokens[max(begin, 0) + 1 : index - 1]]
         if row != columns and sorted(row) == sorted(columns) and words[begin] == "(":
             yield tokens[begin][1], f"batches are split by {key}, in this order: write {key} BETWEEN :from AND :to"
 
 
 def _moved_ahead(tokens: Sequence[tuple[str, int]], batch: Batch) -> Iterator[tuple[int, str]]:
     """Yield where, and how, a statement puts rows ahead of the batches: rows already processed, or new ones."""
-    walked = tuple(plain(name) for name in re.findall(NAME, batch.table))
+    walked = tuple(as_in_catalog(name) for name in re.findall(NAME, batch.table))
     for table, column, offset in _assigned(tokens):
         if _same(table, walked) and column in batch.columns:
             message = (
@@ -389,7 +389,7 @@ def _in_clause(tokens: Sequence[tuple[str, int]], index: int) -> Iterator[tuple[
         elif text == "," and depth == 0:
             named = True
         elif named and re.fullmatch(NAME, text):
-            yield plain(text), offset
+            yield as_in_catalog(text), offset
         depth += (text in "([") - (text in ")]")
 
 
@@ -399,7 +399,7 @@ def _name_after(tokens: Sequence[tuple[str, int]], index: int) -> tuple[tuple[st
         index += 1
     names: list[str] = []
     while index < len(tokens) and re.fullmatch(NAME, tokens[index][0]):
-        names.append(plain(tokens[index][0]))
+        names.append(as_in_catalog(tokens[index][0]))
         index += 1
         if index < len(tokens) and tokens[index][0] == ".":
             index += 1

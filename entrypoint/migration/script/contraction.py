@@ -116,7 +116,7 @@ def _created(words: tuple[str, ...]) -> set[str]:
         return set()
     for place, word in enumerate(words[1:5], start=1):
         if word == "TABLE":
-            return {named(words, behind(words, place + 1, "IF", "NOT", "EXISTS"))[0]}
+            return {name_at(words, behind(words, place + 1, "IF", "NOT", "EXISTS"))[0]}
     return set()
 
 
@@ -125,14 +125,14 @@ def _kinds(words: tuple[str, ...]) -> Iterator[tuple[str, ContractionKind]]:
     if words[:2] == ("DROP", "TABLE"):
         place = behind(words, 2, "IF", "EXISTS")
         while place < len(words):
-            name, place = named(words, place)
+            name, place = name_at(words, place)
             yield name, DROPS_TABLE
             if words[place : place + 1] != (",",):
                 break
             place += 1
     elif words[:1] == ("TRUNCATE",):
         place = behind(words, behind(words, 1, "TABLE"), "ONLY")
-        yield named(words, place)[0], TRUNCATES
+        yield name_at(words, place)[0], TRUNCATES
     elif words[:1] == ("ALTER",):
         yield from _altered(words)
 
@@ -143,7 +143,7 @@ def _altered(words: tuple[str, ...]) -> Iterator[tuple[str, ContractionKind]]:
     if what not in _RENAMED:
         return
     place = behind(words, behind(words, 1 + size, "IF", "EXISTS"), "ONLY")
-    name, place = named(words, place)
+    name, place = name_at(words, place)
     for action in actions(words[place:]):
         kind = _kind(action)
         if kind is RENAMES and what != "TABLE":
@@ -159,7 +159,7 @@ def _kind(action: tuple[str, ...]) -> ContractionKind | None:
     if action[:2] == ("SET", "SCHEMA"):
         return MOVES
     if action[:1] == ("ALTER",):
-        return _of_column(action[named(action, behind(action, 1, "COLUMN"))[1] :])
+        return _of_column(action[name_at(action, behind(action, 1, "COLUMN"))[1] :])
     return _of_drop(action) if action[:1] == ("DROP",) else None
 
 
@@ -172,7 +172,7 @@ def _of_column(rest: tuple[str, ...]) -> ContractionKind | None:
 def _of_drop(action: tuple[str, ...]) -> ContractionKind | None:
     if action[1:2] != ("CONSTRAINT",):
         return DROPS_COLUMN
-    name, place = named(action, behind(action, 2, "IF", "EXISTS"))
+    name, place = name_at(action, behind(action, 2, "IF", "EXISTS"))
     return DROPS_KEY if name.endswith(_KEYS) or action[place : place + 1] == ("CASCADE",) else None
 
 
@@ -198,7 +198,7 @@ def behind(words: tuple[str, ...], place: int, *optional: str) -> int:
     return place + len(optional) if words[place : place + len(optional)] == optional else place
 
 
-def named(words: tuple[str, ...], place: int) -> tuple[str, int]:
+def name_at(words: tuple[str, ...], place: int) -> tuple[str, int]:
     """Return the last part of the name at `place`, as the server stores it, and the place after the name."""
     while words[place + 1 : place + 2] == (".",):
         place += 2
@@ -218,8 +218,8 @@ def dropped(text: str, statements: Sequence[Statement]) -> Iterator[tuple[Statem
             kind = 3 if words[1:2] == ("MATERIALIZED",) else 2
             place = behind(words, kind, "IF", "EXISTS")
             for part in actions(words[place:]):
-                found.setdefault(named(part, 0)[0], (statement, place > kind))
+                found.setdefault(name_at(part, 0)[0], (statement, place > kind))
         elif words[:1] == ("CREATE",):
             place = next((place for place, word in enumerate(words[:8]) if word in _MADE_AGAIN), len(words))
-            found.pop(named(words, place + 1)[0], None)
+            found.pop(name_at(words, place + 1)[0], None)
     yield from ((statement, name, if_there) for name, (statement, if_there) in found.items())

@@ -174,7 +174,7 @@ def read(text: str, *, repeatable: bool = False) -> tuple[Directives, tuple[Scri
     return directives, tuple(faults)
 
 
-def near(text: str) -> tuple[ScriptFault, ...]:
+def near_misses(text: str) -> tuple[ScriptFault, ...]:
     """Return a fault for each comment above the first statement that was probably meant to be a directive.
 
     Its text must be that of a directive: a sentence that happens to begin with "entrypoint" is a comment.

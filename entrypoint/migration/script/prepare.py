@@ -10,7 +10,7 @@ from entrypoint.migration.script import files as migration_files
 from entrypoint.migration.script.files import FileFault, MigrationFile
 from entrypoint.migration.script.rollout import rollouts
 from entrypoint.migration.script.statements import advise
-from entrypoint.migration.script.text import NotUtf8Error, near
+from entrypoint.migration.script.text import NotUtf8Error, statements_near
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
@@ -73,7 +73,7 @@ class Prepared(NamedTuple):
         For a large file, it is not the whole text but the part around `offset`.
         """
         source, statements = self.source, self.advice.statements
-        for statement in near(statements, offset):
+        for statement in statements_near(statements, offset):
             if statement.start <= offset <= statement.end:
                 return source[statement.start : statement.end]
         return source if isinstance(source, str) else source.around(offset)
@@ -240,10 +240,10 @@ def examine_repeatables(directory: Directory, *, escapes: bool = False) -> tuple
         if one is not None:
             found[file.name] = one
         faults += wrong
-    from entrypoint.migration.script.repeatables import in_order
+    from entrypoint.migration.script.repeatables import run_order
 
     after = {name: one.advice.directives.behind for name, one in found.items()}
-    order, circular = in_order(found, after)
+    order, circular = run_order(found, after)
     return tuple(found[name] for name in order), [*faults, *circular]
 
 

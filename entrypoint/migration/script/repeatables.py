@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 
-def in_order(names: Iterable[str], after: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], list[FileFault]]:
+def run_order(names: Iterable[str], after: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], list[FileFault]]:
     """Return the names in the order in which the files run, and the faults in their `after` directives.
 
     `after`: for each file, those that run before it. Of several files that could be next, the first by name is.

@@ -5,7 +5,7 @@ A file in repeatable/ is applied again whenever it has changed, while the object
 
 from __future__ import annotations
 
-from entrypoint.migration.script.contraction import behind, named, spelled
+from entrypoint.migration.script.contraction import behind, name_at, spelled
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
@@ -58,7 +58,7 @@ def _why(words: tuple[str, ...], dropped: set[str]) -> tuple[str, str] | None:
     if words[:1] == ("INSERT",) and not {"CONFLICT", "EXISTS", "EXCEPT"} & {*words}:
         return "INSERT without ON CONFLICT: it inserts its rows again each time", "Write ON CONFLICT … DO NOTHING."
     if words[:2] == ("ALTER", "TABLE"):
-        place = named(words, behind(words, behind(words, 2, "IF", "EXISTS"), "ONLY"))[1]
+        place = name_at(words, behind(words, behind(words, 2, "IF", "EXISTS"), "ONLY"))[1]
         action = words[place : place + 4]
         if action[:1] in (("ADD",), ("RENAME",)) and "EXISTS" not in words[place : place + 6]:
             return f"ALTER TABLE … {action[0]}: it fails the second time", _INTO_A_MIGRATION

@@ -91,7 +91,7 @@ def render(
     return "\n".join(lines)
 
 
-def complain(text: str, statement: str, complaint: SyntaxComplaint) -> tuple[str, list[str]]:
+def render_complaint(text: str, statement: str, complaint: SyntaxComplaint) -> tuple[str, list[str]]:
     """Return the parser's message about a `text`, and the line with a caret.
 
     `statement`: the statement that it is about. If that may contain a password, the line is not shown.

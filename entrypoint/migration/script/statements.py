@@ -227,11 +227,11 @@ def _advise(text: str, parse_limit: int, units: str, *, in_doubt_only: bool, rep
     mark = mark_in(text)
     faults += () if mark is None else (mark,)
     # As soon as one file in repeatable/ has changed, all are read. Those that were accepted before must stay accepted.
-    faults += () if repeatable else directives.near(text)
+    faults += () if repeatable else directives.near_misses(text)
     if faults := script.faults + faults + misplaced_directives(text, statements):
         return advice._replace(faults=tuple(sorted(faults)))
     if declared.batch is not None:
-        placeholders, faults = batch.examine(text, statements, declared.batch)
+        placeholders, faults = batch.examine_batch(text, statements, declared.batch)
         advice = advice._replace(placeholders=placeholders, faults=faults)
         return advice if faults or in_doubt_only or len(text) > parse_limit else _parsed_batch(advice)
 

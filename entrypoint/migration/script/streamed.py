@@ -387,7 +387,7 @@ class _Content:
     def _declare(self, text: str, statements: Sequence[Statement]) -> None:
         """Read the directives above the first statement."""
         self._declared, faults = directives.read(text)
-        faults += misplaced_directives(text, statements) + directives.near(text)
+        faults += misplaced_directives(text, statements) + directives.near_misses(text)
         if faults or self._declared.no_transaction or self._declared.batch:
             raise _UnsuitableError
 

@@ -40,7 +40,7 @@ class NotUtf8Error(ValueError):
         self.line = line
 
 
-def near(statements: Sequence[Statement], place: int) -> Sequence[Statement]:
+def statements_near(statements: Sequence[Statement], place: int) -> Sequence[Statement]:
     """Return some statements, including the one at `place`: for a large text, those of the same part."""
     return statements if isinstance(statements, tuple) else getattr(statements, "near", lambda _: statements)(place)
 

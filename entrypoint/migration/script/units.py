@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from entrypoint.migration.script.calls import NAME, called, named, plain
+from entrypoint.migration.script.calls import NAME, as_in_catalog, called, names_in
 from entrypoint.migration.script.files import sha256_for
 from entrypoint.migration.script.report import outline
 from entrypoint.migration.script.statements import ADD_VALUE, said_first
@@ -265,12 +265,12 @@ def left_in_session(text: str, units: Sequence[Unit]) -> LeftInSession:
             elif not _NOT_OF_SESSION.issuperset(words[:1]) or _OF_SESSION.search(sql):
                 leaves = True
             elif _RUNS_FUNCTIONS.match(sql):
-                run = MayHaveRun(number, called(sql), named(sql))
+                run = MayHaveRun(number, called(sql), names_in(sql))
                 # A function that the file itself creates may no longer exist when the catalog is read.
                 leaves = not made.isdisjoint(run.calls)
                 runs.append(run)
             elif found := _MAKES_FUNCTION.match(sql):
-                made.add(plain(found[1]))
+                made.add(as_in_catalog(found[1]))
             if leaves and unknown is None:
                 unknown = number
     return LeftInSession(tuple(settings), unknown, tuple(runs))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from entrypoint.migration.script.directives import NO_TRANSACTION, Origin, spell_origin
 from entrypoint.migration.script.files import FEWEST_DIGITS, MOST_DIGITS, REPEATABLES, ROLLBACKS, slug
-from entrypoint.operations.new import plain
+from entrypoint.operations.new import without_accents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _why_anew(migrations: Sequence[Migration]) -> str:
 
 
 def _words(words: str) -> str:
-    return slug(plain(words))[:_LONGEST_WORDS].strip("_") or "migration"
+    return slug(without_accents(words))[:_LONGEST_WORDS].strip("_") or "migration"
 
 
 def _no_transaction(part: Direction) -> tuple[str, ...]:

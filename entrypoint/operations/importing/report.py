@@ -26,7 +26,7 @@ def render(imported: Imported) -> str:
 
 def _lines(imported: Imported) -> Iterator[str]:
     wishes, plan = imported.wishes, imported.plan
-    tool = tools.shown(wishes.tool)
+    tool = tools.shown_tool(wishes.tool)
     backs = {os.path.basename(target.path): target.path for target in plan.backs}
     for target in plan.files:
         to = [os.path.join(wishes.into, path) for path in (target.path, backs.get(target.path)) if path]

@@ -61,7 +61,7 @@ class Sign(NamedTuple):
     line: int | None = None
 
 
-def shown(tool: str) -> str:
+def shown_tool(tool: str) -> str:
     """Return a tool's name as its users write it."""
     return _SHOWN.get(tool, tool)
 
