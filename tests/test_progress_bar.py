@@ -147,7 +147,7 @@ def test_where_there_is_none(scene: Scene, terminal: Terminal, command: tuple[st
         run = start(scene, terminal, *command, **env)
         gate.arrival()
         # The watcher's report comes later than a bar would.
-        until(lambda: "still running 002_gate.sql" in terminal.raw, 20, lambda: terminal.raw)
+        until(lambda: "waiting for a lock in 002_gate.sql" in terminal.raw, 20, lambda: terminal.raw)
         gate.open()
         assert run.wait() == 0
     assert "of 3 migrations" not in terminal.raw

@@ -585,3 +585,21 @@ def test_all_who_look_say_how_to_let_the_holder_through(scene: Scene) -> None:
             assert ends in str(remedy), remedy
         scene.database.execute(ends)
         assert leader.wait() == 0
+
+
+def test_a_wait_of_several_attempts_is_called_a_wait_and_has_its_total(scene: Scene) -> None:
+    scene.database.execute("CREATE TABLE busy (a integer)")
+    scene.write(ALTER)
+    with scene.database.connect() as other:
+        other.execute("BEGIN; SELECT FROM busy")
+        run = scene.start("migrate", MIGRATION_DDL_LOCK_TIMEOUT_MS=4000)
+        told = run.until(
+            lambda record: record.get("event") == "migration.progress" and "in all" in str(record["message"]),
+            timeout=40,
+        )
+        assert re.fullmatch(
+            r"waiting for a lock in 001_alter\.sql, statement 1 of 1, for \d s in this attempt, \d+ s in all",
+            str(told["message"]),
+        )
+        other.execute("COMMIT")
+    run.ok()

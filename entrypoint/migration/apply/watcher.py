@@ -298,7 +298,7 @@ class Watcher:
         logs.event(
             logs.INFO,
             "migration.progress",
-            f"still running {activity.file}, {activity.words()}, for {seconds:.0f} s"
+            f"{_doing(seen)} {activity.file}, {activity.words()}, for {seconds:.0f} s{self._in_all(activity, now)}"
             + (f": {known.words()}" if known else ""),
             file=activity.file,
             statement=activity.statement,
@@ -307,6 +307,11 @@ class Watcher:
             **(known._asdict() if known else {}),
             **(activity.walk.fields() if activity.walk else {}),
         )
+
+    def _in_all(self, activity: Activity, now: float) -> str:
+        """Return how long all attempts at the file have taken, unless this is the first."""
+        began = self._board.file_began
+        return f" in this attempt, {now - began:.0f} s in all" if began < activity.began else ""
 
     def _ask(self, query: str, seconds: float = _PATIENCE) -> list[Row]:
         return self._open_session().query(f"{OURS_WITH_PATH}; {query}", Deadline(seconds))[-1]
@@ -320,6 +325,10 @@ class Watcher:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+
+def _doing(seen: Seen) -> str:
+    return "waiting for a lock in" if seen.blockers else "still running"
 
 
 def _known(activity: Activity, reported: list[Row]) -> Progress | None:

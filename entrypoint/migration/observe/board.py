@@ -70,6 +70,9 @@ class Board:
         """How many files there are in this run, including those that are done."""
         self.activity: Activity | None = None
         self.seen: Seen | None = None
+        self.file_began = 0.0
+        """`time.monotonic()` when the first attempt at the current file began."""
+        self._file = ""
         self.running = ""
         """The command line of another migration tool, while it runs."""
         self.waiting_for = ""
@@ -100,6 +103,8 @@ class Board:
     def work_on(self, activity: Activity) -> None:
         """Show which statement is next."""
         self.activity = activity
+        if activity.file != self._file:
+            self._file, self.file_began = activity.file, activity.began
         phase.enter(phase.MIGRATING, file=activity.file, statement=activity.statement, statements=activity.statements)
 
     def block(self, activity: Activity, backends: Sequence[int]) -> None:
