@@ -16,7 +16,8 @@ from entrypoint.migration.ledger import tables, writing
 from entrypoint.migration.ledger.finding import find
 from entrypoint.migration.ledger.keys import guard_key
 from entrypoint.migration.ledger.place import Place
-from entrypoint.migration.lock.takeover import Streak, _end_zombie
+from entrypoint.migration.lock.takeover import _end_zombie
+from entrypoint.migration.lock.waiting import Streak
 from kit.databases import server_errors
 from kit.processes import until
 from scene import LEGACY, Gate, Scene, errors, load_legacy, lock_key, only_error, token_of, told, warnings
@@ -649,6 +650,7 @@ def test_a_frozen_holders_session_is_ended_as_the_login(scene: Scene, inherits: 
     scene.database.execute(
         f"UPDATE migration_lock SET token = 'f00d.1', locked_at = {locked_at}, locked_by = NULL, progress_at = NULL"
     )
+    zombie.query(f"BEGIN; SET LOCAL ROLE {owner}; SELECT FROM migration_lock FOR KEY SHARE", deadline)
     begin = transactions.begin(deadline, server_version=worker.server_version, lock_timeout_ms=1000, role=owner)
     guarded = cast("Guard", SimpleNamespace(backend_pid=guard.login_pid))
     _end_zombie(worker, place, begin, guarded, Streak(), deadline)

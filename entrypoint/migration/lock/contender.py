@@ -28,11 +28,12 @@ from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.tables import nothing_is_there
 from entrypoint.migration.lock import locked
 from entrypoint.migration.lock.patience import ClockStopper
-from entrypoint.migration.lock.takeover import ZOMBIE_AFTER, Streak, try_acquire
+from entrypoint.migration.lock.takeover import ZOMBIE_AFTER, try_acquire
 from entrypoint.migration.lock.waiting import (
     LOOK_PATIENCE,
     KeptConnection,
     News,
+    Streak,
     pause_behind_a_fence,
     pause_between_glances,
     pause_between_looks,

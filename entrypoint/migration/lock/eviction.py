@@ -21,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.migration.ledger.place import Place
+    from entrypoint.migration.lock.waiting import Streak
 
 TOOL = ":tool"
 """The end of the sessions' names; before it comes the token of the process that runs the tool."""
@@ -60,12 +61,19 @@ def admission(place: Place, database: str, guard_pid: int) -> str:
 
 
 def evict(
-    worker: Session, place: Place, role: str | None, guard_pid: int, deadline: Deadline, token: str | None = None
+    worker: Session,
+    place: Place,
+    role: str | None,
+    guard_pid: int,
+    deadline: Deadline,
+    token: str | None = None,
+    streak: Streak | None = None,
 ) -> bool:
     """End the sessions that an earlier holder's tool has left on the server, if our guard holds its lock.
 
     Returns whether there were any, and all of them are gone. `token`: that of the holder that ran the tool; None: the
-    row has it. Sessions in other databases are ended if they have the tool's name. Everything is one message, because
+    row has it. `streak`: of attempts that met the same sessions, so that they are only told once.
+    Sessions in other databases are ended if they have the tool's name. Everything is one message, because
     this process may freeze between two. Raises ConnectionLostError.
     """
     until = deadline.within(_GONE_WITHIN)
@@ -77,7 +85,7 @@ def evict(
             # The session belongs to a superuser or another user. Then we must wait until it ends.
             worker.rollback(until)
             logs.event(
-                logs.WARNING,
+                logs.WARNING if streak is None else streak.level("command.sessions_left"),
                 "command.sessions_left",
                 "an earlier holder's migration command still has sessions on the server, and they cannot be ended: "
                 f"{error}",

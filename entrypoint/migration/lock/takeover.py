@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from entrypoint import logs
 from entrypoint.counts import count
 from entrypoint.database.address import OURS
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.ledger.place import Place
+    from entrypoint.migration.lock.waiting import Streak
     from entrypoint.records import LockPolicy
 
     _T = TypeVar("_T")
@@ -36,35 +35,10 @@ if TYPE_CHECKING:
 ZOMBIE_AFTER = 2.0
 # A living holder shows its progress every second during a long migration.
 _SILENT = 10
-# Longer than a contender's pause, so that a streak means "at every look".
-_BREAK = 2.5
 # The least time to open the guard's connection, even if the waiting time is nearly up.
 _LEAST_CONNECT = 0.5
 # For each of our own short statements about the lock.
 _PATIENCE = 10.0
-
-
-class Streak:
-    """How long something has been seen at every look, without a break."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Measure with a `clock` in seconds."""
-        self._clock = clock
-        self.told = False
-        """Whether it has been logged that nothing can be done about it."""
-        self._first = self._last = float("-inf")
-
-    def seen(self) -> None:
-        """Record that it is seen now."""
-        now = self._clock()
-        if now - self._last > _BREAK:
-            self._first = now
-        self._last = now
-
-    def seconds(self) -> float:
-        """Return how long it has been seen, up to now; 0 after a break."""
-        now = self._clock()
-        return now - self._first if now - self._last <= _BREAK else 0.0
 
 
 def try_acquire(
@@ -120,7 +94,7 @@ def try_acquire(
         life = row.life(guard.backend_pid, token, f"{ends.remaining():.3f}")
         ours = f"{row.held_by_us(token)}, {row.NO_PROGRESS}, {life}"
         if _take_row(worker, place, ours, begin, assignment.lock, guard, patience) or (
-            evict(worker, place, role, guard.backend_pid, patience)
+            evict(worker, place, role, guard.backend_pid, patience, streak=streak)
             and _take_row(worker, place, ours, begin, assignment.lock, guard, patience)
         ):
             lease = Lease(guard, worker, place, token, role, ends)
@@ -181,9 +155,8 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, streak:
     except StatementError as error:
         # Replicas may log in as different users. Then we must wait until its statement ends.
         worker.rollback(deadline)
-        level, streak.told = (logs.DEBUG if streak.told else logs.WARNING), True
         logs.event(
-            level,
+            streak.level("lock.zombie_left"),
             "lock.zombie_left",
             f"the previous holder of the migration lock no longer responds, and its session cannot be ended: {error}",
             remedy=f"Run entrypoint unlock --force as {words.WHO_MAY_END}; or wait for the session's statement to end.",

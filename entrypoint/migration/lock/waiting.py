@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 
+from entrypoint import logs
 from entrypoint.database.login import Failure
 from entrypoint.deadline import Deadline, growing, uniform
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from entrypoint.database.session import Session
     from entrypoint.database.target import Target
 
@@ -27,8 +30,38 @@ _LONGEST_WHILE_DISCONNECTED = 5.0
 # While only a fence is in the way, whose holder may be gone: the server notices that within 0.1 s.
 _SHORT_PAUSE = 0.25
 _FIRST_PAUSE = (0.05, 0.15)
+# Longer than a contender's pause, so that a streak means "at every look".
+_BREAK = 2.5
 # News is logged at once, and the same line again only after this many seconds.
 _REPORT_EVERY = 5.0
+
+
+class Streak:
+    """How long something has been seen at every look, without a break."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Measure with a `clock` in seconds."""
+        self._clock = clock
+        self._told: set[str] = set()
+        self._first = self._last = float("-inf")
+
+    def seen(self) -> None:
+        """Record that it is seen now."""
+        now = self._clock()
+        if now - self._last > _BREAK:
+            self._first = now
+        self._last = now
+
+    def seconds(self) -> float:
+        """Return how long it has been seen, up to now; 0 after a break."""
+        now = self._clock()
+        return now - self._first if now - self._last <= _BREAK else 0.0
+
+    def level(self, event: str) -> int:
+        """Return the level at which to log this event: a warning the first time, then debug."""
+        level = logs.DEBUG if event in self._told else logs.WARNING
+        self._told.add(event)
+        return level
 
 
 def pause_between_looks() -> float:

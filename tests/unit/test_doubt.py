@@ -1,0 +1,32 @@
+"""How a connection that ended during COMMIT is described."""
+
+from __future__ import annotations
+
+import pytest
+
+from entrypoint.errors import ConnectionLostError
+from entrypoint.migration.apply.doubt import STANDBY_REMEDY, commit_ended
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "standby", "ended", "remedy"),
+    [
+        (None, None, "the connection ended during COMMIT (gone)", ""),
+        (
+            "57P01",
+            "a",
+            "COMMIT waited for a synchronous standby (synchronous_standby_names = 'a'), and the connection ended (gone)",
+            f"{STANDBY_REMEDY} ",
+        ),
+        (
+            None,
+            "",
+            "COMMIT waited for a synchronous standby (synchronous_standby_names), and the connection ended (gone)",
+            f"Check that the server is running. {STANDBY_REMEDY} ",
+        ),
+    ],
+    ids=["no standby", "ended by the server", "the server is gone"],
+)
+def test_what_is_said_of_a_commit(sqlstate: str | None, standby: str | None, ended: str, remedy: str) -> None:
+    lost = ConnectionLostError("gone", sqlstate=sqlstate)
+    assert commit_ended(lost, standby) == (ended, remedy)
