@@ -7,6 +7,8 @@ import pytest
 from entrypoint.errors import ConnectionLostError
 from entrypoint.migration.apply.doubt import STANDBY_REMEDY, commit_ended
 
+WAITED = "COMMIT waited for a synchronous standby (synchronous_standby_names"
+
 
 @pytest.mark.parametrize(
     ("sqlstate", "standby", "ended", "remedy"),
@@ -15,13 +17,13 @@ from entrypoint.migration.apply.doubt import STANDBY_REMEDY, commit_ended
         (
             "57P01",
             "a",
-            "COMMIT waited for a synchronous standby (synchronous_standby_names = 'a'), and the connection ended (gone)",
+            f"{WAITED} = 'a'), and the connection ended (gone)",
             f"{STANDBY_REMEDY} ",
         ),
         (
             None,
             "",
-            "COMMIT waited for a synchronous standby (synchronous_standby_names), and the connection ended (gone)",
+            f"{WAITED}), and the connection ended (gone)",
             f"Check that the server is running. {STANDBY_REMEDY} ",
         ),
     ],
