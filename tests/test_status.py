@@ -541,3 +541,12 @@ def test_durations_in_messages() -> None:
         "1.0 s",
         "39.0 s",
     ]
+
+
+def test_the_second_line_of_a_fix_is_indented_like_the_first(scene: Scene) -> None:
+    scene.write({"001_a.sql": "SELECT 1/0"})
+    assert scene.migrate().wait() == 70
+    lines = on_a_terminal(scene, columns=60, NO_COLOR="1").replace("\r", "").splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("  Fix (failed): "))
+    assert lines[first + 1].startswith("  ")
+    assert lines[first + 1].strip()

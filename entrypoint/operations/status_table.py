@@ -11,6 +11,7 @@ from io import StringIO
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -80,7 +81,7 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
     )
     listing = status.listing
     for text in _head(status):
-        console.print(Text(text), soft_wrap=width is None)  # On a terminal, wrap between words.
+        _print_wrapped(console, text, width)
     console.print()
     if listing.lines or not (status.command or status.chosen):
         console.print(_table(status, width))
@@ -103,7 +104,7 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
     if status.command is not None:
         for text in describe(status.command):
             console.print(Text(_clean_report(text)), soft_wrap=True)
-    console.print(Text("\n".join(_lock(status))), soft_wrap=width is None)
+    _print_wrapped(console, "\n".join(_lock(status)), width)
     return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
 
 
@@ -116,6 +117,16 @@ def _head(status: Status) -> Iterator[str]:
     for state, fix in _FIXES.items():
         if state in shown and not (status.unread and state != "failed"):
             yield f"  Fix ({state}): {fix}"
+
+
+def _print_wrapped(console: Console, text: str, width: int | None) -> None:
+    """Print lines: on a terminal wrapped between words, and with the indentation of each kept."""
+    for line in text.split("\n"):
+        bare = line.lstrip(" ")
+        if width is None:
+            console.print(Text(line), soft_wrap=True)
+        else:
+            console.print(Padding(Text(bare), (0, 0, 0, len(line) - len(bare))))
 
 
 def _print_report(console: Console, title: str, report: str, filename: str) -> None:
