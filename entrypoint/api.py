@@ -322,8 +322,10 @@ _PARAMETERS = {
     "MIGRATION_LOCK_TIMEOUT_MS": "lock_timeout",
     "MIGRATION_DATABASE_URL": "url",
     "DATABASE_URL": "url",
-    "entrypoint migrate --to N": "Pass the number of one of them as `to`.",
-    "entrypoint check [FILE ...]": "Pass paths relative to the current directory, not to `directory`.",
+    "Use a number that entrypoint status lists: entrypoint migrate --to N": "Pass the number of one of them as `to`.",
+    "Correct the name. Without names, entrypoint check checks all files.": (
+        "Pass paths relative to the current directory, not to `directory`."
+    ),
     "entrypoint check --no-lint": "lint=False",
     "MIGRATIONS_DIR=db/migrations entrypoint check db/migrations/001_a.sql": (
         'check("db/migrations", files=["db/migrations/001_a.sql"])'
