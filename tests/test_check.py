@@ -345,7 +345,7 @@ def warnings_in_the_code() -> set[str]:
     """Return the rules of the warnings that the program itself gives."""
     found = set()
     named = {"contraction.RULE": contraction.RULE, "repetition.RULE": repetition.RULE, "REQUIRES": "requires"}
-    named |= {"_REFRESH": "refresh"}
+    named |= {"REFRESH": "refresh"}
     for path in sorted((ROOT / "entrypoint" / "operations").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in {"Finding", "_at"}:

@@ -39,13 +39,16 @@ def waited_for_standby(names: str, verb: str = "waited") -> str:
     return f"COMMIT {verb} for a synchronous standby ({setting})"
 
 
-def commit_ended(lost: ConnectionLostError, standby: str | None) -> tuple[str, str]:
+def commit_ended(lost: ConnectionLostError, standby: str | None, *, gave_up: bool) -> tuple[str, str]:
     """Return how a connection ended during COMMIT, as a clause, and the start of the remedy, which may be empty.
 
-    `standby`: the names of the standby that COMMIT waited for, if it did.
+    `standby`: the names of the standby that COMMIT waited for, if it did. `gave_up`: whether this program ended that
+    wait, because its time was up.
     """
     if standby is None:
         return f"the connection ended during COMMIT ({lost})", ""
+    if gave_up:
+        return waited_for_standby(standby), f"{STANDBY_REMEDY} "
     # Without an SQLSTATE, the server did not end it: the server itself, or the network, is gone.
     first = "" if lost.sqlstate else "Check that the server is running. "
     return f"{waited_for_standby(standby)}, and the connection ended ({lost})", f"{first}{STANDBY_REMEDY} "

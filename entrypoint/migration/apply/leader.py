@@ -687,7 +687,7 @@ class Leader:
             self._assignment.role,
             task.deadline.within(_PATIENCE),
         )
-        ended, remedy = commit_ended(doubt.lost, self._standby)
+        ended, remedy = commit_ended(doubt.lost, self._standby, gave_up=self._worker.gave_standby_up)
         if self._standby is not None:
             self._why = f"{file.name}: {ended}"
         logs.event(

@@ -102,7 +102,8 @@ def _after_lost_commit(
 ) -> None:
     """Return if the change was committed although the connection ended during COMMIT; otherwise raise."""
     verdict = settle(transaction_id, assignment.target, lease.place, change.proof, assignment.role, Deadline(_PATIENCE))
-    ended, remedy = commit_ended(lost, standby_names(lease.worker) if lease.worker.gave_standby_up else None)
+    gave_up = lease.worker.gave_standby_up
+    ended, remedy = commit_ended(lost, standby_names(lease.worker) if gave_up else None, gave_up=gave_up)
     logs.event(
         logs.WARNING,
         "ledger.commit_in_doubt",
