@@ -72,6 +72,16 @@ def at_work(database: Database, sql: str) -> Iterator[int]:
             running.result(20)
 
 
+@contextlib.contextmanager
+def in_the_way(scene: Scene, **parameters: str) -> Iterator[Connection[tuple[Any, ...]]]:
+    """Write `ALTER`, and yield a session whose open transaction has read the table. `parameters` are libpq's."""
+    scene.database.execute("CREATE TABLE busy (a integer)")
+    scene.write(ALTER)
+    with contextlib.closing(scene.database.connect(**parameters)) as connection:
+        connection.execute("BEGIN; SELECT FROM busy")
+        yield connection
+
+
 def asked(connection: Connection[tuple[Any, ...]], query: str) -> list[tuple[Any, ...]]:
     """Return the answer to a query that is sent as the watcher sends it."""
     with connection.transaction():
@@ -531,11 +541,8 @@ def test_every_attempt_has_the_same_patience_and_the_pauses_grow(scene: Scene) -
 @pytest.mark.thorough
 def test_pauses_are_not_in_step(scene: Scene) -> None:
     """The pauses of two replicas differ, or they would collide again and again. So do one replica's in two starts."""
-    scene.database.execute("CREATE TABLE busy (a integer)")
-    scene.write(ALTER)
     pauses = set()
-    with scene.database.connect() as other:
-        other.execute("BEGIN; SELECT FROM busy")
+    with in_the_way(scene):
         for _ in range(3):
             run = scene.start("migrate", MIGRATION_DDL_LOCK_TIMEOUT_MS=50)
             pauses.add(run.until("migration.retry")["pause_ms"])
@@ -545,10 +552,7 @@ def test_pauses_are_not_in_step(scene: Scene) -> None:
 
 
 def test_an_operators_cancel_during_a_wait_is_still_an_operators(scene: Scene) -> None:
-    scene.database.execute("CREATE TABLE busy (a integer)")
-    scene.write(ALTER)
-    with scene.database.connect() as other:
-        other.execute("BEGIN; SELECT FROM busy")
+    with in_the_way(scene):
         run = scene.start("migrate", MIGRATION_DDL_LOCK_TIMEOUT_MS=10000)
         run.until("migration.blocked")
         ((pid,),) = scene.database.rows(QUEUED.format("busy", "AccessExclusiveLock"))
@@ -560,10 +564,7 @@ def test_an_operators_cancel_during_a_wait_is_still_an_operators(scene: Scene) -
 
 def test_all_who_look_say_how_to_let_the_holder_through(scene: Scene) -> None:
     """Stopping the holder does not help: the next one waits for the same session."""
-    scene.database.execute("CREATE TABLE busy (a integer)")
-    scene.write(ALTER)
-    with contextlib.closing(scene.database.connect(application_name="report")) as other:
-        other.execute("BEGIN; SELECT FROM busy")
+    with in_the_way(scene, application_name="report") as other:
         ends = f"SELECT pg_terminate_backend({other.info.backend_pid})"
         leader = scene.start("migrate", MIGRATION_DDL_LOCK_TIMEOUT_MS=20000)
         leader.until("migration.blocked")
@@ -588,10 +589,7 @@ def test_all_who_look_say_how_to_let_the_holder_through(scene: Scene) -> None:
 
 
 def test_a_wait_of_several_attempts_is_called_a_wait_and_has_its_total(scene: Scene) -> None:
-    scene.database.execute("CREATE TABLE busy (a integer)")
-    scene.write(ALTER)
-    with scene.database.connect() as other:
-        other.execute("BEGIN; SELECT FROM busy")
+    with in_the_way(scene) as other:
         run = scene.start("migrate", MIGRATION_DDL_LOCK_TIMEOUT_MS=4000)
         told = run.until(
             lambda record: record.get("event") == "migration.progress" and "in all" in str(record["message"]),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import NamedTuple
 
+from entrypoint import logs
 from entrypoint.database.answers import StatementError
 from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE, UNDEFINED_COLUMN, UNDEFINED_TABLE
+from entrypoint.database.target import target_of
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
 from entrypoint.errors.migration import MigrationFilesError
@@ -400,7 +402,8 @@ def print_json(
         status = read(chosen).only(pending=pending, last=last)
     except EntrypointError as error:
         if chosen is not None and isinstance(error, MigrationFilesError):
-            read_recorded(chosen)  # The answer has nothing of it, except which database it is about.
+            with suppress(EntrypointError):
+                target_of(chosen.address, logs.run_id())  # Describes the database, without connecting.
         nothing = Status("error", 0, 0, 0, 0, (), None, None, guarded=False, where=whereabouts())
         write(for_programs.as_json(nothing.documented() | {"error": error.message}))
         raise

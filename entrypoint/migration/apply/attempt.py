@@ -21,6 +21,7 @@ from entrypoint.errors.migration import MigrationFailedError
 from entrypoint.migration.ledger import tables, writing
 from entrypoint.migration.ledger.rows import COMPLETED
 from entrypoint.migration.ledger.walk import walk_note
+from entrypoint.migration.ledger.words import CORRECT
 from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.script.prepare import not_in_a_down_migration
 from entrypoint.migration.script.report import render
@@ -79,9 +80,6 @@ _IN_A_UNIT = {
     INVALID_TRANSACTION_TERMINATION: ", and all the other statements of this file do: run the procedure with CALL, "
     "as a separate statement.",
 }
-
-
-_CORRECT = "Correct the file and deploy it. If the cause was outside the file and is fixed: entrypoint repair --failed."
 
 
 DEFERRED_TRIGGERS = "SELECT FROM pg_catalog.pg_trigger WHERE tginitdeferred LIMIT 1"
@@ -339,7 +337,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         from entrypoint.database.spelling import history  # only needed after a failure
 
         if self._walk is None:
-            return "the batch was rolled back, and no earlier batch is committed", _CORRECT
+            return "the batch was rolled back, and no earlier batch is committed", CORRECT
         return f"the batch was rolled back, and the earlier ones are committed: {self._walk.words()}", (
             "Once the cause is fixed, entrypoint repair --failed makes the next run continue with that batch, if the "
             f"file is unchanged. To start from the first batch instead: DELETE FROM {history(schema)} WHERE "
@@ -359,12 +357,12 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         """Return what happened to the migration's changes, and what to do."""
         unit, advice = self._unit, self._migration.advice
         if advice.transactional:
-            return "it was rolled back and recorded as failed", _CORRECT
+            return "it was rolled back and recorded as failed", CORRECT
         index, units = self._units
         if unit is None:
             return (
                 "the statements before it are committed",
-                f"Remove them from the file, or make them safe to run again. {_CORRECT}",
+                f"Remove them from the file, or make them safe to run again. {CORRECT}",
             )
         if index:
             text, statements = self._migration.source, advice.statements
@@ -375,16 +373,16 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
             then = f"It then continues at line {line}, if the statements above that line are unchanged."
             return (
                 f"the statements before it are committed: {where}; unit {index + 1} (line {line}) {fate}",
-                f"{_CORRECT} {then} Otherwise, or if you delete its row by hand, it runs from its first statement.",
+                f"{CORRECT} {then} Otherwise, or if you delete its row by hand, it runs from its first statement.",
             )
         if unit.begin:
-            return "it was rolled back, and nothing in the file was committed", _CORRECT
+            return "it was rolled back, and nothing in the file was committed", CORRECT
         if unit.words[:1] in (("CALL",), ("DO",)):
             return (
                 "what this statement has committed itself stays",
-                f"Make the file's first statement safe to run again. {_CORRECT}",
+                f"Make the file's first statement safe to run again. {CORRECT}",
             )
-        return "nothing in the file was committed before that statement", _CORRECT
+        return "nothing in the file was committed before that statement", CORRECT
 
     def _way_out(self, schema: str, *, reverse: bool) -> str | None:
         """Return what to do about a statement that cannot run in its transaction; None for other errors."""

@@ -57,12 +57,17 @@ def keeps_the_row(place: Place) -> str:
     Its name alone would not do. Behind a pooler, a server session keeps the application_name of one client for the
     next one that sets none, which may be the application.
     """
-    fences = (
-        "SELECT f.pid FROM pg_catalog.pg_locks f JOIN pg_catalog.pg_class c ON c.oid = f.relation "
+    fences = f"SELECT f.pid {locks_of_the_row(place)} AND f.mode = 'RowShareLock'"
+    return f"(s.pid IN ({fences}) OR s.pid IN (SELECT g.pid {keyed(place, LOCK_CLASS + 1)}))"
+
+
+def locks_of_the_row(place: Place) -> str:
+    """Return the FROM clause for the table locks `f` on `migration_lock`; a fence is one in mode RowShareLock."""
+    return (
+        "FROM pg_catalog.pg_locks f JOIN pg_catalog.pg_class c ON c.oid = f.relation "
         f"JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE f.database = {THIS_DATABASE} AND f.granted "
-        f"AND f.mode = 'RowShareLock' AND c.relname = 'migration_lock' AND n.nspname = {literal(place.schema)}"
+        f"AND c.relname = 'migration_lock' AND n.nspname = {literal(place.schema)}"
     )
-    return f"(s.pid IN ({fences}) OR s.pid IN (SELECT g.pid {_keyed(place, LOCK_CLASS + 1)}))"
 
 
 def unguarded(place: Place) -> str:
@@ -79,7 +84,7 @@ def guardian(place: Place) -> str:
     name = "(SELECT a.application_name FROM pg_catalog.pg_stat_activity a WHERE a.pid = g.pid)"
     return (
         f"SELECT g.pid, {name}, 1 {_guards(place)} UNION ALL "
-        f"SELECT g.pid, {name}, 2 {_keyed(place, LOCK_CLASS + 1)} AND {_NOT_OURS}"
+        f"SELECT g.pid, {name}, 2 {keyed(place, LOCK_CLASS + 1)} AND {_NOT_OURS}"
         + ("" if place.founded else f" UNION ALL SELECT g.pid, {name}, 3 {_ADVISORY} AND {MAKES} AND {_NOT_OURS}")
         + " ORDER BY 3, 1"
     )
@@ -103,10 +108,11 @@ def holders(place: Place) -> str:
 def _guards(place: Place) -> str:
     # A contender that looks holds the lock shared for an instant. Any other session that holds it shared keeps all
     # contenders out.
-    return f"{_keyed(place, LOCK_CLASS)} AND (g.mode = 'ExclusiveLock' OR {_NOT_OURS})"
+    return f"{keyed(place, LOCK_CLASS)} AND (g.mode = 'ExclusiveLock' OR {_NOT_OURS})"
 
 
-def _keyed(place: Place, *first_keys: int) -> str:
+def keyed(place: Place, *first_keys: int) -> str:
+    """Return the FROM clause for the advisory locks `g` with one of these first keys and the place's second key."""
     return f"{_ADVISORY} AND {_key_is(place, *first_keys)}"
 
 

@@ -101,6 +101,9 @@ def statement_facts(row: LockRow | None) -> dict[str, object]:
     }
 
 
+CORRECT = "Correct the file and deploy it. If the cause was outside the file and is fixed: entrypoint repair --failed."
+"""What to do about a migration that has failed."""
+
 WHO_MAY_END = "that session's own user, a member of pg_signal_backend, or a superuser"
 """Who may end another session of the server."""
 
@@ -135,15 +138,8 @@ def timed_out(
             "The holder no longer responds, but a transaction of one of its sessions is still open. To end it: "
             f"entrypoint unlock --force, as {WHO_MAY_END}."
         )
-    elif waited_ms < apply_ms:
-        remedy = (
-            f"The holder is alive and may take {apply_ms} ms (MIGRATION_TIMEOUT_MS): set MIGRATION_LOCK_TIMEOUT_MS to "
-            f"at least as much, or leave it unset. To stop it: entrypoint unlock --force."
-        )
     else:
-        remedy = "The holder is alive. To stop it: entrypoint unlock --force."
-    if remedy.startswith("The holder is alive") and (frees := let_through(row)):
-        remedy = f"{frees} {remedy}"
+        remedy = _beside_a_living_holder(row, apply_ms if waited_ms < apply_ms else None)
     return LockTimeoutError(
         f"Failed to acquire migration lock after {waited_ms}ms: {holder(row, stranger)}",
         remedy=remedy,
@@ -151,13 +147,24 @@ def timed_out(
     )
 
 
+def _beside_a_living_holder(row: LockRow | None, apply_ms: int | None) -> str:
+    """Return the remedy; `apply_ms`: how long all migrations together may take, if that is longer than the wait."""
+    remedy = "The holder is alive"
+    if apply_ms is not None:
+        remedy += (
+            f" and may take {apply_ms} ms (MIGRATION_TIMEOUT_MS): set MIGRATION_LOCK_TIMEOUT_MS to at least as much, "
+            "or leave it unset"
+        )
+    remedy += ". To stop it: entrypoint unlock --force."
+    frees = let_through(row)
+    return f"{frees} {remedy}" if frees else remedy
+
+
 def held_back(row: LedgerRow) -> MigrationHeldBackError:
     """Return the error for a migration that failed earlier and waits for a person."""
     from entrypoint.migration.ledger.walk import walk_in, without_walk  # only needed after a failure
 
-    remedy = (
-        "Correct the file and deploy it. If the cause was outside the file and is fixed: entrypoint repair --failed."
-    )
+    remedy = CORRECT
     if walk_in(row.error_message) is not None:
         remedy = (
             "Once the cause is fixed, entrypoint repair --failed makes the next run continue with the file's "

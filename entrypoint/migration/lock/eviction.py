@@ -11,10 +11,10 @@ from entrypoint import logs
 from entrypoint.counts import count
 from entrypoint.database.address import OURS
 from entrypoint.database.answers import StatementError
-from entrypoint.database.quoting import PINNED, THIS_DATABASE, literal
+from entrypoint.database.quoting import PINNED, literal
 from entrypoint.database.transactions import end_sessions
 from entrypoint.deadline import Deadline, pause
-from entrypoint.migration.ledger.keys import LOCK_CLASS, guarded_by, lock_key, session_key
+from entrypoint.migration.ledger.keys import LOCK_CLASS, guarded_by, keyed, lock_key, session_key
 from entrypoint.migration.lock.lease import begin_short
 
 TYPE_CHECKING = False
@@ -108,11 +108,11 @@ def evict(
 
 def left_behind(token: str) -> str:
     """Return a condition: the tool of the holder with this `token` (an SQL expression) has a session on the server."""
-    return f"EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(NULL) o WHERE {_named(token)})"
+    return f"EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(NULL) s WHERE {_named(token)})"
 
 
-def _named(token: str, activity: str = "o") -> str:
-    return f"{activity}.application_name = '{OURS}' || nullif(pg_catalog.split_part({token}, '.', 1), '') || '{TOOL}'"
+def _named(token: str) -> str:
+    return f"s.application_name = '{OURS}' || nullif(pg_catalog.split_part({token}, '.', 1), '') || '{TOOL}'"
 
 
 def _ending(
@@ -122,12 +122,8 @@ def _ending(
     whose = (
         f"(SELECT l.token FROM {place.table('migration_lock')} l WHERE l.id = 1)" if token is None else literal(token)
     )
-    named = _named("pg_catalog.current_setting('entrypoint.tool', true)", "s")
-    keyed = (
-        "SELECT g.pid FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted AND g.objsubid = 2 "
-        f"AND g.classid = {_TOOL_CLASS} AND g.objid = {lock_key(place.schema) % 2**32} AND g.database = {THIS_DATABASE}"
-    )
-    left = f"({named} OR s.pid IN ({keyed})) AND {guarded_by(place, guard_pid)}"
+    named = _named("pg_catalog.current_setting('entrypoint.tool', true)")
+    left = f"({named} OR s.pid IN (SELECT g.pid {keyed(place, _TOOL_CLASS)})) AND {guarded_by(place, guard_pid)}"
     return f"""{begin_short(worker, role, deadline)}
         SELECT pg_catalog.set_config('entrypoint.tool', coalesce({whose}, ''), true);
         {end_sessions(left)};

@@ -8,7 +8,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal, our_state, utc
 from entrypoint.database.sqlstate import INSUFFICIENT_PRIVILEGE
 from entrypoint.migration.ledger import reading
-from entrypoint.migration.ledger.keys import LOCK_CLASS, MAKES, lock_key
+from entrypoint.migration.ledger.keys import LOCK_CLASS, MAKES, lock_key, locks_of_the_row
 from entrypoint.migration.ledger.place import HOLDER_COLUMNS
 from entrypoint.migration.ledger.writing import set_to_null
 from entrypoint.records import NamedTuple
@@ -218,10 +218,8 @@ def _backends_query(place: Place, names: Sequence[str]) -> str:
     # Our own sessions hold these only for an instant: when they check whether the lock is free, and take the row.
     not_ours = f"NOT pg_catalog.starts_with(coalesce(a.application_name, ''), {literal(OURS)})"
     fence = (
-        "EXISTS (SELECT FROM pg_catalog.pg_locks f JOIN pg_catalog.pg_class c ON c.oid = f.relation "
-        "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE f.pid = a.pid AND f.database = a.datid "
-        f"AND f.granted AND (f.mode = 'RowShareLock' OR {not_ours} AND f.mode IN {_KEEPS_OUT}) "
-        f"AND c.relname = 'migration_lock' AND n.nspname = {literal(place.schema)})"
+        f"EXISTS (SELECT {locks_of_the_row(place)} AND f.pid = a.pid "
+        f"AND (f.mode = 'RowShareLock' OR {not_ours} AND f.mode IN {_KEEPS_OUT}))"
     )
     guard, guard_shared = (_holds(place, LOCK_CLASS, mode) for mode in ("ExclusiveLock", "ShareLock"))
     session, session_alone = (_holds(place, LOCK_CLASS + 1, mode) for mode in ("ShareLock", "ExclusiveLock"))
